@@ -1,0 +1,6 @@
+//! TimeCoin: a payment node.
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod network;
+pub mod store;

@@ -3,4 +3,19 @@
 #![warn(missing_docs)]
 
 pub mod network;
+pub mod primitives;
 pub mod store;
+
+/// Messages and services as compiled from `proto/`.
+#[allow(
+    missing_docs,
+    clippy::all,
+    clippy::pedantic,
+    reason = "generated; documented in proto/"
+)]
+pub mod proto {
+    tonic::include_proto!("timecoin.v1");
+
+    /// The compiled definitions, for gRPC reflection.
+    pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+}

@@ -3,7 +3,9 @@
 #![warn(missing_docs)]
 
 pub mod network;
+#[macro_use]
 pub mod primitives;
+pub mod ledger;
 pub mod store;
 
 /// Messages and services as compiled from `proto/`.

@@ -1,0 +1,1 @@
+//! Who is paid what at the end of an epoch.

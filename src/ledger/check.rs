@@ -62,3 +62,42 @@ pub fn check_all(chain: &ChainId, all: &[impl AsRef<[u8]>]) -> Vec<Result<Checke
     let _ = (chain, all);
     unimplemented!()
 }
+
+/// Why a block from a peer is dropped before its contents are looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum CheckBlockError {
+    /// A transaction in it.
+    #[error("block {height}: {error}")]
+    Transaction {
+        /// The block's height.
+        height: crate::primitives::Height,
+        /// What is wrong.
+        error: CheckError,
+    },
+    /// A certificate in it.
+    #[error("block {height}: {what}: {error}")]
+    Certificate {
+        /// The block's height.
+        height: crate::primitives::Height,
+        /// Which certificate.
+        what: &'static str,
+        /// What is wrong.
+        error: crate::primitives::CertificateError,
+    },
+}
+
+impl CheckBlockError {
+    /// No correct program serves such a block.
+    pub const fn fault(&self) -> Fault {
+        Fault::Hostile
+    }
+}
+
+/// Checks a block from an untrusted source: form, commit certificate, and every signature in it.
+pub fn check_certified(
+    electorate: &crate::primitives::message::Electorate,
+    block: &crate::primitives::CommittedBlock,
+) -> Result<super::Content, CheckBlockError> {
+    let _ = (electorate, block);
+    unimplemented!()
+}

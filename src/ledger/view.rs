@@ -59,3 +59,16 @@ pub struct Overlay<'a> {
     created: BTreeMap<OutPoint, Coin>,
     spent: std::collections::BTreeSet<OutPoint>,
 }
+
+/// Questions that readers outside the loop ask of the store; rules never do.
+pub trait Query: View + Send + Sync {
+    /// Unspent coins under a lock, ascending by outpoint, after `after`, at most `limit`.
+    fn coins_of(
+        &self,
+        lock: &crate::primitives::LockHash,
+        after: Option<&OutPoint>,
+        limit: usize,
+    ) -> Result<Vec<(OutPoint, Coin)>, ViewError>;
+    /// The height of a block.
+    fn height_of(&self, block: &BlockId) -> Result<Option<Height>, ViewError>;
+}

@@ -5,6 +5,7 @@
 pub mod network;
 #[macro_use]
 pub mod primitives;
+pub mod consensus;
 pub mod ledger;
 pub mod store;
 

@@ -2,10 +2,17 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
-pub mod network;
 #[macro_use]
 pub mod primitives;
+pub mod consensus;
 pub mod ledger;
+
+pub mod finality;
+pub mod pool;
+
+pub mod replica;
+
+pub mod network;
 pub mod store;
 
 /// Messages and services as compiled from `proto/`.

@@ -1,6 +1,8 @@
 //! What rules may read: the committed state, and an overlay of it with changes that are not committed.
 
-use crate::primitives::{Amount, BlockId, Coin, CommittedBlock, Hash, Height, OutPoint, Time, Transaction, TxId};
+use crate::primitives::{
+    Amount, BlockId, Coin, CommittedBlock, Hash, Height, LockHash, OutPoint, Time, Transaction, TxId,
+};
 use std::{collections::BTreeMap, fmt};
 use thiserror::Error;
 
@@ -153,6 +155,19 @@ pub struct Changes {
     pub spent: Vec<(OutPoint, Coin)>,
     /// Coins that are new.
     pub created: Vec<(OutPoint, Coin)>,
+}
+
+/// Questions that readers outside the loop ask of the store; rules never do.
+pub trait Query: View + Send + Sync {
+    /// Unspent coins under a lock, ascending by outpoint, after `after`, at most `limit`.
+    fn coins_of(
+        &self,
+        lock: &LockHash,
+        after: Option<&OutPoint>,
+        limit: usize,
+    ) -> Result<Vec<(OutPoint, Coin)>, ViewError>;
+    /// The height of a block.
+    fn height_of(&self, block: &BlockId) -> Result<Option<Height>, ViewError>;
 }
 
 #[cfg(test)]

@@ -800,7 +800,7 @@ impl Finality {
 
     // ---- inside -------------------------------------------------------------------------------------------------
 
-    const fn may_vote(&self) -> bool {
+    fn may_vote(&self) -> bool {
         let sealed = self.sealed && !planted!(VoteAfterSeal);
         self.voting && !sealed && self.config.own.is_some()
     }

@@ -1,0 +1,38 @@
+//! Floor 0: what crosses the wire or the disk, and the few words everything else is said in.
+//!
+//! Decoding gives values of the right *form* (lengths, counts, canonical bytes); it says nothing about signatures or
+//! about coins. Signatures are checked by [`crate::ledger::check`] and [`message::Gossip::queue_signatures`]; coins
+//! only by [`crate::ledger::apply`].
+
+pub mod address;
+pub mod amount;
+pub mod block;
+pub mod certificate;
+pub mod fault;
+pub mod genesis;
+pub mod hash;
+pub mod keys;
+pub mod limits;
+pub mod message;
+#[macro_use]
+pub mod planted;
+pub mod quorum;
+pub mod time;
+pub mod transaction;
+pub mod vote;
+pub mod wire;
+
+pub use address::{Address, AddressError};
+pub use amount::Amount;
+pub use block::{Block, BlockHeader, CommittedBlock};
+pub use certificate::{BlockCertificate, Certificate, CertificateError, RoundCertificate, VoteProof};
+pub use fault::Fault;
+pub use genesis::{Genesis, Params};
+pub use hash::{BlockId, ChainId, Hash, LockHash, TxId};
+pub use keys::{PublicKey, SecretKey, Signature, SignatureBatch};
+pub use message::{Gossip, PeerId, Proposal, Request, Response, Status};
+pub use quorum::{Tally, Validator, ValidatorIndex, ValidatorSet};
+pub use time::{Epoch, Height, Round, Time};
+pub use transaction::{Coin, Multisig, OutPoint, Output, Transaction, TransactionBody, Witness};
+pub use vote::{BlockVote, EpochSeal, Phase, PreparedClaim, ViewChange, Vote, VoteBatch, VoteKind};
+pub use wire::DecodeError;

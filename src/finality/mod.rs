@@ -689,6 +689,16 @@ impl Finality {
             .collect()
     }
 
+    /// Whether a block could reject something.
+    pub fn has_rejections(&self) -> bool {
+        self.rejectable.iter().any(|txid| !self.is_certified(txid))
+    }
+
+    /// The sequence that the next own vote batch will have.
+    pub const fn next_sequence(&self) -> u64 {
+        self.next_sequence
+    }
+
     /// What a seal lists: cast Final here and in no block, ascending.
     pub fn to_seal(&self) -> Vec<TxId> {
         self.payments
@@ -790,7 +800,7 @@ impl Finality {
 
     // ---- inside -------------------------------------------------------------------------------------------------
 
-    const fn may_vote(&self) -> bool {
+    fn may_vote(&self) -> bool {
         let sealed = self.sealed && !planted!(VoteAfterSeal);
         self.voting && !sealed && self.config.own.is_some()
     }

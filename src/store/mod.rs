@@ -2,6 +2,7 @@
 
 pub mod backend;
 mod journal;
+mod lock_file;
 mod log_file;
 pub mod memory;
 mod memtable;

@@ -17,6 +17,8 @@ pub mod replica;
 pub mod network;
 pub mod store;
 
+pub mod sim;
+
 /// Messages and services as compiled from `proto/`.
 #[allow(
     missing_docs,

@@ -154,7 +154,6 @@ pub struct Changes {
     /// Coins that are new.
     pub created: Vec<(OutPoint, Coin)>,
 }
-
 /// Questions that readers outside the loop ask of the store; rules never do.
 pub trait Query: View + Send + Sync {
     /// Unspent coins under a lock, ascending by outpoint, after `after`, at most `limit`.

@@ -2,6 +2,7 @@
 
 pub mod backend;
 mod journal;
+pub mod ledger_store;
 mod log_file;
 pub mod memory;
 mod memtable;

@@ -6,8 +6,11 @@
 pub mod primitives;
 pub mod ledger;
 
+pub mod consensus;
+pub mod epoch;
 pub mod finality;
 pub mod pool;
+pub mod sync;
 
 pub mod replica;
 

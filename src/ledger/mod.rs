@@ -7,6 +7,8 @@ pub mod apply;
 pub mod check;
 pub mod commitment;
 pub mod reward;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod view;
 
 pub use apply::{Applied, Batch, BlockError, Content, TransactionError};

@@ -307,7 +307,9 @@ mod tests {
         assert!(!knock(&mut gate, 5, address));
         gate.leave(ConnectionId::new_unchecked(1));
         assert!(knock(&mut gate, 6, address));
-        [2, 4, 6].map(|number| gate.leave(ConnectionId::new_unchecked(number)));
+        for number in [2, 4, 6] {
+            gate.leave(ConnectionId::new_unchecked(number));
+        }
         assert!(gate.counts.is_empty() && gate.addresses.is_empty());
     }
 

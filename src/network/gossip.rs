@@ -1,7 +1,7 @@
 //! Gossip: topics, message names, verdicts, and publications that are tried until somebody takes them.
 //!
 //! **Settings.** Nothing is signed by gossip itself, since what travels is signed inside. A message is named by the
-//! SHA-256 of its envelope, and relayed only after its verdict. What this node publishes goes to every subscribed peer
+//! SHA-256 of topic and envelope, and relayed only after its verdict. What this node publishes goes to every subscribed peer
 //! it is connected to (flood publishing), so a handful of validators hear one another in one hop whatever the mesh looks
 //! like; the mesh decides who gets what is relayed. Up to [`MESH_LOW`] peers are taken into the mesh the moment they
 //! subscribe, so small networks are fully meshed without waiting for a heartbeat. Bootstrap peers are *not* gossipsub's
@@ -72,7 +72,7 @@ pub(super) fn behaviour(topics: &Topics) -> Result<Behaviour, NetworkError> {
     let config = ConfigBuilder::default()
         .validation_mode(ValidationMode::Anonymous)
         .validate_messages()
-        .message_id_fn(|message| MessageId::new(&Sha256::digest(&message.data)))
+        .message_id_fn(name)
         .max_transmit_size(MAX_MESSAGE_SIZE + ENVELOPE_OVERHEAD + FRAMING)
         .flood_publish(true)
         .mesh_n_low(MESH_LOW)
@@ -104,6 +104,16 @@ pub(super) fn behaviour(topics: &Topics) -> Result<Behaviour, NetworkError> {
         behaviour.subscribe(topic).map_err(|error| setup(error.to_string()))?;
     }
     Ok(behaviour)
+}
+
+/// SHA-256 of topic, a zero byte, and envelope. The topic is in it so that nobody can have a message taken for a
+/// duplicate by sending it on another topic first.
+fn name(message: &gossipsub::Message) -> MessageId {
+    let mut hasher = Sha256::new();
+    hasher.update(message.topic.as_str());
+    hasher.update([0]);
+    hasher.update(&message.data);
+    MessageId::new(&hasher.finalize())
 }
 
 /// A gossip message that waits for its verdict.
@@ -151,14 +161,7 @@ impl Judge {
 
     pub(super) fn take(&mut self, id: GossipId) -> Option<Unjudged> {
         let taken = self.waiting.remove(&id);
-        // Judged ones leave their number behind; verdicts come roughly in order, so the front soon clears.
-        while self
-            .order
-            .front()
-            .is_some_and(|front| !self.waiting.contains_key(front))
-        {
-            self.order.pop_front();
-        }
+        self.skip_judged();
         if self.order.len() > 2 * UNJUDGED_MAX {
             self.order.retain(|id| self.waiting.contains_key(id));
         }
@@ -167,12 +170,12 @@ impl Judge {
 
     /// A message that nobody judged in time.
     pub(super) fn expired(&mut self, now: Instant) -> Option<Unjudged> {
-        let front = self.order.front()?;
-        let late = self
-            .waiting
-            .get(front)
-            .is_none_or(|entry| now.duration_since(entry.since) >= UNJUDGED_FOR);
-        if late { self.pop() } else { None }
+        let oldest = self.waiting.get(self.order.front()?)?;
+        if now.duration_since(oldest.since) >= UNJUDGED_FOR {
+            self.pop()
+        } else {
+            None
+        }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -180,12 +183,20 @@ impl Judge {
     }
 
     fn pop(&mut self) -> Option<Unjudged> {
-        while let Some(id) = self.order.pop_front() {
-            if let Some(entry) = self.waiting.remove(&id) {
-                return Some(entry);
-            }
+        let oldest = self.order.pop_front().and_then(|id| self.waiting.remove(&id));
+        self.skip_judged();
+        oldest
+    }
+
+    /// Judged messages leave their numbers behind. Afterwards the front, if any, is one that still waits.
+    fn skip_judged(&mut self) {
+        while self
+            .order
+            .front()
+            .is_some_and(|front| !self.waiting.contains_key(front))
+        {
+            self.order.pop_front();
         }
-        None
     }
 }
 
@@ -347,6 +358,7 @@ mod tests {
         let (_, oldest) = judge.add(message(9), source, now);
         assert_eq!(oldest.map(|entry| entry.message), Some(message(0)));
         assert!(judge.take(ids[0]).is_none());
+        judge.take(ids[2]);
         // Judging everything but the oldest must not let the order of numbers grow without end.
         for _ in 0..5 * UNJUDGED_MAX {
             let (id, _) = judge.add(message(1), source, now);
@@ -356,7 +368,22 @@ mod tests {
         assert!(judge.expired(now + UNJUDGED_FOR - Duration::from_millis(1)).is_none());
         let late = now + UNJUDGED_FOR;
         let expired = std::iter::from_fn(|| judge.expired(late)).count();
-        assert_eq!((expired, judge.len()), (UNJUDGED_MAX, 0));
+        assert_eq!((expired, judge.len()), (UNJUDGED_MAX - 2, 0));
+    }
+
+    #[test]
+    fn a_judged_message_does_not_make_a_younger_one_seem_late() {
+        let now = Instant::now();
+        let mut judge = Judge::default();
+        let source = libp2p::PeerId::random();
+        let mut add = |judge: &mut Judge, at| judge.add(MessageId::new(&[0]), source, at).0;
+        add(&mut judge, now);
+        let second = add(&mut judge, now);
+        let third = add(&mut judge, now + UNJUDGED_FOR);
+        judge.take(second);
+        assert!(judge.expired(now + UNJUDGED_FOR).is_some(), "the first is late");
+        assert!(judge.expired(now + UNJUDGED_FOR).is_none(), "the third is not");
+        assert!(judge.take(third).is_some());
     }
 
     #[test]

@@ -9,8 +9,8 @@
 //! | fault | points | at the threshold of 100 |
 //! |---|---|---|
 //! | `None`, `Late` | 0 | never |
-//! | `Careless` | 10 | ten in quick succession |
-//! | `Hostile` | 50 | two |
+//! | `Careless` | 11 | ten in quick succession |
+//! | `Hostile` | 60 | two within five minutes |
 //!
 //! Points halve every ten minutes. At the threshold the peer is banned: `ban_base`, doubled by every ban that is not
 //! yet forgiven, at most `ban_max`; one ban is forgiven per day. Bans are by identity, so that honest peers behind one
@@ -38,8 +38,8 @@ const FORGIVE_AFTER: Duration = Duration::from_secs(86_400);
 const fn price(fault: Fault) -> f64 {
     match fault {
         Fault::None | Fault::Late => 0.0,
-        Fault::Careless => 10.0,
-        Fault::Hostile => 50.0,
+        Fault::Careless => 11.0,
+        Fault::Hostile => 60.0,
     }
 }
 
@@ -462,8 +462,8 @@ mod tests {
         let now = Instant::now();
         let mut standing = Standing::new(now);
         standing.punish(Fault::Hostile, now, TERMS);
-        assert!((standing.points(now + 10 * MINUTE) - 25.0).abs() < 1e-9);
-        assert!((standing.points(now + 20 * MINUTE) - 12.5).abs() < 1e-9);
+        assert!((standing.points(now + 10 * MINUTE) - 30.0).abs() < 1e-9);
+        assert!((standing.points(now + 20 * MINUTE) - 15.0).abs() < 1e-9);
         // A careless fault every ten minutes never adds up to a ban.
         let ban = (1..1_000).find_map(|turn| standing.punish(Fault::Careless, now + turn * 10 * MINUTE, TERMS));
         assert_eq!(ban, None);
@@ -494,6 +494,7 @@ mod tests {
         let peer = meet(&table, identity, now);
         assert_eq!(table.punish(peer, Fault::Hostile, now), None);
         assert!(!table.is_banned(&identity, now));
+        let now = now + 5 * MINUTE;
         assert_eq!(table.punish(peer, Fault::Hostile, now), Some(MINUTE));
         assert!(table.is_banned(&identity, now + MINUTE - Duration::from_millis(1)));
         assert!(!table.is_banned(&identity, now + MINUTE));

@@ -1,6 +1,7 @@
 //! The task that owns the swarm: turns what libp2p says into events, and commands into what libp2p does.
 
 use std::collections::{HashMap, VecDeque};
+use std::net::{IpAddr, TcpListener};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,7 @@ use libp2p::core::ConnectedPoint;
 use libp2p::core::transport::ListenerId;
 use libp2p::gossipsub::{self, MessageAcceptance};
 use libp2p::identity::Keypair;
+use libp2p::multiaddr::Protocol;
 use libp2p::request_response::{self, Message};
 use libp2p::swarm::{ConnectionId, DialError, ListenError, Swarm, SwarmEvent};
 use libp2p::{Multiaddr, identify, ping};
@@ -153,6 +155,7 @@ async fn listen(swarm: &mut Swarm<Behaviour>, addresses: &[Multiaddr]) -> Result
         reason,
     };
     for address in addresses {
+        check_free(address).map_err(|error| failed(address, error.to_string()))?;
         let id = swarm
             .listen_on(address.clone())
             .map_err(|error| failed(address, reasons(&error)))?;
@@ -178,6 +181,21 @@ async fn listen(swarm: &mut Swarm<Behaviour>, addresses: &[Multiaddr]) -> Result
         }
     }
     Ok(swarm.listeners().cloned().collect())
+}
+
+/// Whether nobody else listens on a TCP address. libp2p sets SO_REUSEPORT, with which a second node on the same port
+/// would start without a word and take half of the connections of the first.
+fn check_free(address: &Multiaddr) -> std::io::Result<()> {
+    let mut parts = address.iter();
+    let address = match parts.next() {
+        Some(Protocol::Ip4(address)) => IpAddr::V4(address),
+        Some(Protocol::Ip6(address)) => IpAddr::V6(address),
+        _ => return Ok(()),
+    };
+    match parts.next() {
+        Some(Protocol::Tcp(port)) if port > 0 => TcpListener::bind((address, port)).map(drop),
+        _ => Ok(()),
+    }
 }
 
 /// An error with all its causes in one line: libp2p's own texts often leave out the one that matters.
@@ -299,6 +317,10 @@ impl Task {
         self.stats.meshless_topics.set(meshless as u64);
         self.stats.waiting_verdicts.set(self.judge.len() as u64);
         self.stats.waiting_retries.set(self.retries.len() as u64);
+        self.gauge_reconnecting();
+    }
+
+    fn gauge_reconnecting(&self) {
         self.stats.reconnecting.set(self.dialer.missing() as u64);
     }
 
@@ -555,6 +577,7 @@ impl Task {
         if self.live.get(&peer).is_some_and(|live| live.admitted) {
             self.dialer.on_admitted(peer, now);
         }
+        self.gauge_reconnecting();
     }
 
     fn on_closed(&mut self, peer: libp2p::PeerId, endpoint: &ConnectedPoint, left: u32) {
@@ -563,6 +586,7 @@ impl Task {
             return;
         }
         self.dialer.on_closed(peer, Instant::now(), rand::random());
+        self.gauge_reconnecting();
         let Some(live) = self.live.remove(&peer) else { return };
         if live.admitted {
             info!(peer = %live.number, identity = %peer, peers = self.table.connected(), "peer is gone");
@@ -572,8 +596,9 @@ impl Task {
 
     fn on_dial_failed(&mut self, id: ConnectionId, error: &DialError) {
         let why = match error {
-            DialError::LocalPeerId { address } => {
-                info!(%address, "a bootstrap address leads to this node itself; it is left out");
+            // libp2p strikes the addresses it listens on from what it dials, and says that none is left.
+            DialError::LocalPeerId { .. } | DialError::NoAddresses => {
+                info!(%error, "a bootstrap address leads to this node itself; it is left out");
                 Failure::OwnAddress
             }
             DialError::DialPeerConditionFalse(_) => Failure::Superfluous,
@@ -587,6 +612,7 @@ impl Task {
             self.stats.dial_failures.up();
         }
         let again = self.dialer.on_failed(id, why, Instant::now(), rand::random());
+        self.gauge_reconnecting();
         debug!(error = %reasons(error), ?again, "dial failed");
     }
 
@@ -608,7 +634,7 @@ impl Task {
                 self.on_dial_failed(id, &error);
             }
         }
-        self.stats.reconnecting.set(self.dialer.missing() as u64);
+        self.gauge_reconnecting();
     }
 
     fn on_identified(&mut self, peer: libp2p::PeerId, info: identify::Info) {

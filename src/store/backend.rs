@@ -166,15 +166,24 @@ pub(super) fn check_batch(batch: &[Op]) -> Result<(), StoreError> {
         let (table, key, value) = op.parts();
         let value_bytes = value.map_or(0, <[u8]>::len);
         if key.len() > MAX_KEY_BYTES {
-            return Err(StoreError::KeyTooLong { table, bytes: key.len() });
+            return Err(StoreError::KeyTooLong {
+                table,
+                bytes: key.len(),
+            });
         }
         if value_bytes > MAX_VALUE_BYTES {
-            return Err(StoreError::ValueTooLarge { table, bytes: value_bytes });
+            return Err(StoreError::ValueTooLarge {
+                table,
+                bytes: value_bytes,
+            });
         }
         total += key.len() + value_bytes + OP_OVERHEAD_BYTES;
     }
     if total > MAX_BATCH_BYTES {
-        return Err(StoreError::BatchTooLarge { bytes: total, ops: batch.len() });
+        return Err(StoreError::BatchTooLarge {
+            bytes: total,
+            ops: batch.len(),
+        });
     }
     Ok(())
 }

@@ -30,7 +30,11 @@ pub(super) fn path(dir: &Path, generation: u64) -> PathBuf {
 
 /// Starts the file of a generation. Neither it nor its name is synced yet.
 pub(super) fn create(dir: &Path, store_id: u64, generation: u64) -> io::Result<LogFile> {
-    let header = Header { magic: MAGIC, nonce: rand::random(), identity: identity(store_id, generation) };
+    let header = Header {
+        magic: MAGIC,
+        nonce: rand::random(),
+        identity: identity(store_id, generation),
+    };
     LogFile::create(&path(dir, generation), &header, PREPARED_BYTES)
 }
 
@@ -62,17 +66,30 @@ pub(super) fn recover(dir: &Path, store_id: u64, drained: u64) -> Result<Vec<Rec
     for (generation, expected) in found.iter().copied().zip(drained + 1..) {
         if generation != expected {
             let what = format!("journal {expected} is missing though journal {generation} is there");
-            return Err(StoreError::Corrupt { path: dir.to_owned(), what });
+            return Err(StoreError::Corrupt {
+                path: dir.to_owned(),
+                what,
+            });
         }
         read_back.push(read(dir, store_id, generation)?);
     }
-    let whole = read_back.iter().take_while(|journal| journal.as_ref().is_some_and(|j| j.replay.torn_bytes == 0));
+    let whole = read_back
+        .iter()
+        .take_while(|journal| journal.as_ref().is_some_and(|j| j.replay.torn_bytes == 0));
     let torn = whole.count();
     // Behind a torn file, a file that had ever been synced says that the torn one had been synced before it.
-    if read_back.iter().skip(torn + 1).flatten().any(|journal| journal.replay.synced_to > 0) {
+    if read_back
+        .iter()
+        .skip(torn + 1)
+        .flatten()
+        .any(|journal| journal.replay.synced_to > 0)
+    {
         let at = read_back[torn].as_ref().map_or(0, |journal| journal.replay.end);
         let what = format!("from byte {at} on it cannot be read, and it had been synced");
-        return Err(StoreError::Corrupt { path: path(dir, found[torn]), what });
+        return Err(StoreError::Corrupt {
+            path: path(dir, found[torn]),
+            what,
+        });
     }
     for generation in obsolete.iter().chain(found.iter().skip(torn + 1)) {
         remove(dir, *generation)?;
@@ -80,7 +97,12 @@ pub(super) fn recover(dir: &Path, store_id: u64, drained: u64) -> Result<Vec<Rec
     if let Some(None) = read_back.get(torn) {
         remove(dir, found[torn])?;
     }
-    read_back.into_iter().take(torn + 1).flatten().map(|journal| journal.open(dir)).collect()
+    read_back
+        .into_iter()
+        .take(torn + 1)
+        .flatten()
+        .map(|journal| journal.open(dir))
+        .collect()
 }
 
 /// A journal file as it was found.
@@ -96,30 +118,54 @@ impl Found {
         let path = path(dir, self.generation);
         let log = LogFile::open(&path, &self.header, &self.replay, PREPARED_BYTES)
             .map_err(|source| io_error(&path, "opening a journal for writing", source))?;
-        let Found { generation, batches, replay, .. } = self;
-        Ok(Recovered { generation, batches, log, torn_bytes: replay.torn_bytes })
+        let Found {
+            generation,
+            batches,
+            replay,
+            ..
+        } = self;
+        Ok(Recovered {
+            generation,
+            batches,
+            log,
+            torn_bytes: replay.torn_bytes,
+        })
     }
 }
 
 /// Reads one file; `None` if not even its header came to the disk.
 fn read(dir: &Path, store_id: u64, generation: u64) -> Result<Option<Found>, StoreError> {
     let path = path(dir, generation);
-    let corrupt = |what: String| StoreError::Corrupt { path: path.clone(), what };
+    let corrupt = |what: String| StoreError::Corrupt {
+        path: path.clone(),
+        what,
+    };
     let bytes = std::fs::read(&path).map_err(|source| io_error(&path, "reading a journal", source))?;
     if bytes.len() < HEADER_BYTES || bytes[..HEADER_BYTES].iter().all(|byte| *byte == 0) {
         return Ok(None);
     }
-    let header = Header::decode(&bytes, MAGIC).map_err(|error| corrupt(format!("as a journal it is no good: {error}")))?;
+    let header =
+        Header::decode(&bytes, MAGIC).map_err(|error| corrupt(format!("as a journal it is no good: {error}")))?;
     if header.identity != identity(store_id, generation) {
-        return Err(corrupt("it is the journal of another store, or of another generation".into()));
+        return Err(corrupt(
+            "it is the journal of another store, or of another generation".into(),
+        ));
     }
     let mut replay = replay(&bytes, header.tag()).map_err(|damage| {
-        corrupt(format!("the batch at byte {} had been synced and cannot be read any more", damage.offset))
+        corrupt(format!(
+            "the batch at byte {} had been synced and cannot be read any more",
+            damage.offset
+        ))
     })?;
     let decoded: Option<Vec<Vec<Op>>> = replay.records.iter().map(|record| decode(record)).collect();
     let batches = decoded.ok_or_else(|| corrupt("a batch passes its checksum and makes no sense".into()))?;
     replay.records = Vec::new();
-    Ok(Some(Found { generation, header, replay, batches }))
+    Ok(Some(Found {
+        generation,
+        header,
+        replay,
+        batches,
+    }))
 }
 
 pub(super) fn remove(dir: &Path, generation: u64) -> Result<(), StoreError> {
@@ -128,7 +174,11 @@ pub(super) fn remove(dir: &Path, generation: u64) -> Result<(), StoreError> {
 }
 
 fn io_error(path: &Path, doing: &'static str, source: io::Error) -> StoreError {
-    StoreError::Io { path: path.to_owned(), doing, source }
+    StoreError::Io {
+        path: path.to_owned(),
+        doing,
+        source,
+    }
 }
 
 /// `count u32`, then for each operation `table u8 | put u8 | key length u32 | key`, and for a put `length u32 | value`.
@@ -152,7 +202,9 @@ fn encoded_len(op: &Op) -> usize {
 }
 
 fn length(length: usize) -> [u8; 4] {
-    u32::try_from(length).expect("a batch within its limits counts fewer than 2^32 of anything").to_le_bytes()
+    u32::try_from(length)
+        .expect("a batch within its limits counts fewer than 2^32 of anything")
+        .to_le_bytes()
 }
 
 fn decode(record: &[u8]) -> Option<Vec<Op>> {
@@ -165,7 +217,11 @@ fn decode(record: &[u8]) -> Option<Vec<Op>> {
         let key = take_counted(&mut rest)?;
         batch.push(match head[1] {
             0 => Op::Delete { table, key },
-            1 => Op::Put { table, key, value: take_counted(&mut rest)? },
+            1 => Op::Put {
+                table,
+                key,
+                value: take_counted(&mut rest)?,
+            },
             _ => return None,
         });
     }
@@ -194,9 +250,20 @@ mod tests {
 
     fn batch(number: u8) -> Vec<Op> {
         vec![
-            Op::Put { table: Table::Receipts, key: vec![number], value: Vec::new() },
-            Op::Put { table: Table::Meta, key: Vec::new(), value: vec![number; 300] },
-            Op::Delete { table: Table::Coins, key: vec![number; 36] },
+            Op::Put {
+                table: Table::Receipts,
+                key: vec![number],
+                value: Vec::new(),
+            },
+            Op::Put {
+                table: Table::Meta,
+                key: Vec::new(),
+                value: vec![number; 300],
+            },
+            Op::Delete {
+                table: Table::Coins,
+                key: vec![number; 36],
+            },
         ]
     }
 
@@ -211,7 +278,10 @@ mod tests {
     }
 
     fn found(dir: &Path, drained: u64) -> Result<Vec<Vec<Op>>, StoreError> {
-        Ok(recover(dir, 5, drained)?.into_iter().flat_map(|journal| journal.batches).collect())
+        Ok(recover(dir, 5, drained)?
+            .into_iter()
+            .flat_map(|journal| journal.batches)
+            .collect())
     }
 
     fn spoil(dir: &Path, generation: u64, at: usize) {
@@ -245,7 +315,10 @@ mod tests {
         assert_eq!(list(dir.path()).unwrap(), [2, 3]);
         let error = found(dir.path(), 0).unwrap_err();
         assert!(error.to_string().contains("journal 1 is missing"), "{error}");
-        assert!(matches!(recover(dir.path(), 6, 1), Err(StoreError::Corrupt { .. })), "another store's journal");
+        assert!(
+            matches!(recover(dir.path(), 6, 1), Err(StoreError::Corrupt { .. })),
+            "another store's journal"
+        );
     }
 
     #[test]

@@ -86,7 +86,11 @@ impl Header {
         }
         let mut identity = [0; 64];
         identity.copy_from_slice(&header[24..88]);
-        Ok(Header { magic, nonce: u64_at(header, 16), identity })
+        Ok(Header {
+            magic,
+            nonce: u64_at(header, 16),
+            identity,
+        })
     }
 
     /// What every record of this file begins with: the header's checksum. (Not one over the whole header: that of any
@@ -155,7 +159,11 @@ fn decode(file: &[u8], tag: u32, position: usize) -> Option<Record<'_>> {
         2 => Kind::Mark,
         _ => return None,
     };
-    Some(Record { kind, synced_to: u64_at(header, 16), payload })
+    Some(Record {
+        kind,
+        synced_to: u64_at(header, 16),
+        payload,
+    })
 }
 
 /// What a file says, read from its start.
@@ -192,19 +200,31 @@ pub(super) fn replay(file: &[u8], tag: u32) -> Result<Replay, Damage> {
     }
     let end = position as u64;
     let rest = file.get(position..).unwrap_or_default();
-    let torn_bytes = rest.iter().rposition(|byte| *byte != 0).map_or(0, |last| last as u64 + 1);
+    let torn_bytes = rest
+        .iter()
+        .rposition(|byte| *byte != 0)
+        .map_or(0, |last| last as u64 + 1);
     if torn_bytes > 0
         && let Some(proof) = find_proof(file, tag, position)
     {
         return Err(Damage { offset: end, proof });
     }
-    Ok(Replay { records, end, torn_bytes, synced_to })
+    Ok(Replay {
+        records,
+        end,
+        torn_bytes,
+        synced_to,
+    })
 }
 
 /// Looks behind a bad record for a whole one that was written after the bad one had been synced.
 fn find_proof(file: &[u8], tag: u32, bad: usize) -> Option<u64> {
     let tag_bytes = tag.to_le_bytes();
-    let candidates = file.windows(4).enumerate().skip(bad + 1).filter(|(_, window)| *window == tag_bytes);
+    let candidates = file
+        .windows(4)
+        .enumerate()
+        .skip(bad + 1)
+        .filter(|(_, window)| *window == tag_bytes);
     candidates
         .map(|(position, _)| position)
         .find(|position| decode(file, tag, *position).is_some_and(|record| record.synced_to > bad as u64))
@@ -275,11 +295,25 @@ impl LogFile {
         }
         let prepared = file.metadata()?.len();
         file.sync_all()?;
-        Ok(Self::new(file, path, Encoder::new(header.tag(), replay.end, replay.end), prepared, chunk))
+        Ok(Self::new(
+            file,
+            path,
+            Encoder::new(header.tag(), replay.end, replay.end),
+            prepared,
+            chunk,
+        ))
     }
 
     fn new(file: File, path: &Path, encoder: Encoder, prepared: u64, chunk: u64) -> LogFile {
-        LogFile { file, path: path.to_owned(), encoder, prepared, chunk, failed: false, scratch: Vec::new() }
+        LogFile {
+            file,
+            path: path.to_owned(),
+            encoder,
+            prepared,
+            chunk,
+            failed: false,
+            scratch: Vec::new(),
+        }
     }
 
     /// Appends the payloads as records with a single write.
@@ -352,7 +386,14 @@ impl LogFile {
     pub fn close(&mut self) -> io::Result<()> {
         self.sync()?;
         let mut mark = Vec::with_capacity(RECORD_HEADER_BYTES);
-        encode(&mut mark, self.encoder.tag, Kind::Mark, self.encoder.end, self.encoder.synced_to, &[]);
+        encode(
+            &mut mark,
+            self.encoder.tag,
+            Kind::Mark,
+            self.encoder.end,
+            self.encoder.synced_to,
+            &[],
+        );
         self.write(&mark)?;
         self.sync()
     }
@@ -401,7 +442,11 @@ pub(super) fn parent(path: &Path) -> &Path {
 mod tests {
     use super::*;
 
-    const HEADER: Header = Header { magic: *b"TESTTEST", nonce: 7, identity: [3; 64] };
+    const HEADER: Header = Header {
+        magic: *b"TESTTEST",
+        nonce: 7,
+        identity: [3; 64],
+    };
 
     /// A file as a list of groups, each synced before the next, the last one not.
     fn file(groups: &[&[&[u8]]]) -> (Vec<u8>, Vec<u64>) {
@@ -419,11 +464,17 @@ mod tests {
     #[test]
     fn the_layout_on_disk_stays_as_it_is() {
         let (bytes, _) = file(&[&[b"abc"]]);
-        assert_eq!(hex::encode(&bytes[..24]), "54455354544553540100000000000000" .to_owned() + "0700000000000000");
+        assert_eq!(
+            hex::encode(&bytes[..24]),
+            "54455354544553540100000000000000".to_owned() + "0700000000000000"
+        );
         assert_eq!(bytes.len(), HEADER_BYTES + RECORD_HEADER_BYTES + 3);
         let record = &bytes[HEADER_BYTES..];
         assert_eq!(u32_at(record, 0), HEADER.tag());
-        assert_eq!((u32_at(record, 8), u32_at(record, 12), u64_at(record, 16)), (3, 1, HEADER_BYTES as u64));
+        assert_eq!(
+            (u32_at(record, 8), u32_at(record, 12), u64_at(record, 16)),
+            (3, 1, HEADER_BYTES as u64)
+        );
         assert_eq!(Header::decode(&bytes, HEADER.magic), Ok(HEADER));
     }
 
@@ -435,7 +486,10 @@ mod tests {
             changed[bit / 8] ^= 1 << (bit % 8);
             assert!(Header::decode(&changed, HEADER.magic).is_err(), "bit {bit}");
         }
-        assert_eq!(Header::decode(&bytes[..100], HEADER.magic), Err(HeaderError::Short(100)));
+        assert_eq!(
+            Header::decode(&bytes[..100], HEADER.magic),
+            Err(HeaderError::Short(100))
+        );
     }
 
     #[test]
@@ -444,7 +498,10 @@ mod tests {
         assert_eq!(replay(&bytes, HEADER.tag()).unwrap().records.len(), 2);
         let other = Header { nonce: 8, ..HEADER };
         let stranger = replay(&bytes, other.tag()).unwrap();
-        assert_eq!((stranger.records.len(), stranger.torn_bytes), (0, (bytes.len() - HEADER_BYTES) as u64));
+        assert_eq!(
+            (stranger.records.len(), stranger.torn_bytes),
+            (0, (bytes.len() - HEADER_BYTES) as u64)
+        );
         // The same record, one byte further on.
         let mut moved = bytes.clone();
         moved.insert(HEADER_BYTES, 0);
@@ -477,7 +534,10 @@ mod tests {
             let read = replay(&changed, HEADER.tag());
             if bit / 8 < unsynced {
                 let damage = read.expect_err("synced bytes changed");
-                assert!(damage.offset as usize <= bit / 8 && damage.proof as usize > bit / 8, "bit {bit}: {damage:?}");
+                assert!(
+                    damage.offset as usize <= bit / 8 && damage.proof as usize > bit / 8,
+                    "bit {bit}: {damage:?}"
+                );
             } else {
                 let read = read.expect("unsynced bytes may be anything");
                 assert!(read.records.len() >= 3 && read.records.len() < 5, "bit {bit}");

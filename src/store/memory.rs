@@ -47,7 +47,12 @@ impl MemoryBackend {
                 };
             }
         }
-        MemoryBackend { state: RwLock::new(State { tables, unflushed: Vec::new() }) }
+        MemoryBackend {
+            state: RwLock::new(State {
+                tables,
+                unflushed: Vec::new(),
+            }),
+        }
     }
 
     /// How many batches a crash could lose.
@@ -73,11 +78,12 @@ impl Backend for MemoryBackend {
 
     fn scan(&self, table: Table, from: &[u8], limit: usize) -> Result<Vec<Entry>, StoreError> {
         let state = self.read();
-        let entries = state.tables[table.index()].range::<[u8], _>((
-            std::ops::Bound::Included(from),
-            std::ops::Bound::Unbounded,
-        ));
-        Ok(entries.take(limit).map(|(key, value)| (key.clone(), value.clone())).collect())
+        let entries =
+            state.tables[table.index()].range::<[u8], _>((std::ops::Bound::Included(from), std::ops::Bound::Unbounded));
+        Ok(entries
+            .take(limit)
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect())
     }
 
     fn apply(&self, batch: Vec<Op>) -> Result<(), StoreError> {
@@ -104,7 +110,10 @@ impl Backend for MemoryBackend {
 
     fn size(&self) -> Result<StoreSize, StoreError> {
         let keys = self.read().tables.iter().map(BTreeMap::len).sum::<usize>();
-        Ok(StoreSize { disk_bytes: 0, keys: keys as u64 })
+        Ok(StoreSize {
+            disk_bytes: 0,
+            keys: keys as u64,
+        })
     }
 }
 
@@ -113,11 +122,18 @@ mod tests {
     use super::*;
 
     fn put(key: u8, value: u8) -> Op {
-        Op::Put { table: Table::Coins, key: vec![key], value: vec![value] }
+        Op::Put {
+            table: Table::Coins,
+            key: vec![key],
+            value: vec![value],
+        }
     }
 
     fn delete(key: u8) -> Op {
-        Op::Delete { table: Table::Coins, key: vec![key] }
+        Op::Delete {
+            table: Table::Coins,
+            key: vec![key],
+        }
     }
 
     fn coins(store: &MemoryBackend) -> Vec<(u8, u8)> {
@@ -131,7 +147,9 @@ mod tests {
         store.apply(vec![put(1, 1), put(2, 1)]).unwrap();
         store.flush().unwrap();
         store.apply(vec![put(1, 2), put(3, 2), delete(2)]).unwrap();
-        store.apply(vec![put(1, 3), put(1, 4), delete(3), put(2, 3), delete(9)]).unwrap();
+        store
+            .apply(vec![put(1, 3), put(1, 4), delete(3), put(2, 3), delete(9)])
+            .unwrap();
         assert_eq!(store.unflushed_batches(), 2);
         assert_eq!(coins(&store), [(1, 4), (2, 3)]);
         assert_eq!(coins(&store.crash(0)), [(1, 1), (2, 1)]);
@@ -139,6 +157,10 @@ mod tests {
         assert_eq!(coins(&store.crash(2)), [(1, 4), (2, 3)]);
         assert_eq!(coins(&store.crash(usize::MAX)), [(1, 4), (2, 3)]);
         assert_eq!(coins(&store), [(1, 4), (2, 3)], "the store itself goes on as it was");
-        assert_eq!(store.crash(1).unflushed_batches(), 0, "what survived a crash is on disk");
+        assert_eq!(
+            store.crash(1).unflushed_batches(),
+            0,
+            "what survived a crash is on disk"
+        );
     }
 }

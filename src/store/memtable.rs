@@ -40,7 +40,9 @@ impl Memtable {
 
     /// Everything, in the order of tables and keys.
     pub fn iter(&self) -> impl Iterator<Item = (Table, &[u8], Option<&[u8]>)> {
-        Table::ALL.iter().flat_map(|table| self.range(*table, &[]).map(|(key, value)| (*table, key, value)))
+        Table::ALL
+            .iter()
+            .flat_map(|table| self.range(*table, &[]).map(|(key, value)| (*table, key, value)))
     }
 
     /// About how much memory it takes.
@@ -59,12 +61,22 @@ mod tests {
 
     #[test]
     fn bytes_follow_what_is_held() {
-        let put = |key: &str, bytes| Op::Put { table: Table::Meta, key: key.into(), value: vec![0; bytes] };
+        let put = |key: &str, bytes| Op::Put {
+            table: Table::Meta,
+            key: key.into(),
+            value: vec![0; bytes],
+        };
         let mut table = Memtable::default();
         assert!(table.is_empty());
         table.apply(vec![put("a", 10), put("bc", 20)]);
         assert_eq!(table.bytes(), 3 + 30 + 2 * ENTRY_OVERHEAD_BYTES);
-        table.apply(vec![put("a", 5), Op::Delete { table: Table::Meta, key: b"bc".to_vec() }]);
+        table.apply(vec![
+            put("a", 5),
+            Op::Delete {
+                table: Table::Meta,
+                key: b"bc".to_vec(),
+            },
+        ]);
         assert_eq!(table.bytes(), 3 + 5 + 2 * ENTRY_OVERHEAD_BYTES);
         assert_eq!(table.get(Table::Meta, b"bc"), Some(None));
         assert_eq!(table.get(Table::Coins, b"bc"), None);

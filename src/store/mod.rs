@@ -3,6 +3,7 @@
 pub mod backend;
 mod journal;
 pub mod ledger_store;
+mod lock_file;
 mod log_file;
 pub mod memory;
 mod memtable;

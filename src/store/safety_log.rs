@@ -13,10 +13,10 @@
 //!
 //! The file belongs to one consensus key on one chain, and says so in its header.
 
-use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::lock_file::LockFile;
 use super::log_file::{Damage, Encoder, HEADER_BYTES, Header, HeaderError, LogFile, Replay, parent, replay, sync_dir};
 
 /// Largest record, in bytes.
@@ -130,7 +130,7 @@ pub struct SafetyLog {
     log: LogFile,
     identity: [u8; 64],
     /// Held as long as the log is open.
-    _lock: File,
+    _lock: LockFile,
 }
 
 impl SafetyLog {
@@ -158,14 +158,26 @@ impl SafetyLog {
             io::ErrorKind::NotFound => SafetyLogError::Missing { path: path.to_owned() },
             _ => io_error(path, "reading the safety log", source),
         })?;
-        let header = Header::decode(&bytes, MAGIC)
-            .map_err(|what: HeaderError| SafetyLogError::NotALog { path: path.to_owned(), what: what.to_string() })?;
+        let header = Header::decode(&bytes, MAGIC).map_err(|what: HeaderError| SafetyLogError::NotALog {
+            path: path.to_owned(),
+            what: what.to_string(),
+        })?;
         check_identity(path, &header.identity, &public_key, &chain_id)?;
         let replay = replay(&bytes, header.tag()).map_err(|damage| damaged(path, damage))?;
         let log = LogFile::open(path, &header, &replay, PREPARED_BYTES)
             .map_err(|source| io_error(path, "opening the safety log for writing", source))?;
-        let opened = Opened { torn_bytes: replay.torn_bytes };
-        Ok((SafetyLog { log, identity: header.identity, _lock: lock }, replay.records, opened))
+        let opened = Opened {
+            torn_bytes: replay.torn_bytes,
+        };
+        Ok((
+            SafetyLog {
+                log,
+                identity: header.identity,
+                _lock: lock,
+            },
+            replay.records,
+            opened,
+        ))
     }
 
     /// Appends records with one write. They are not safe before [`SafetyLog::sync`] has returned.
@@ -178,7 +190,9 @@ impl SafetyLog {
     /// Brings everything appended so far to the disk. After an error nothing is known about the records since the last
     /// sync, and the log refuses to go on.
     pub fn sync(&mut self) -> Result<(), SafetyLogError> {
-        self.log.sync().map_err(|source| io_error(self.log.path(), "syncing the safety log", source))
+        self.log
+            .sync()
+            .map_err(|source| io_error(self.log.path(), "syncing the safety log", source))
     }
 
     /// Replaces the log by one that holds only `live`, on the disk when this returns. Killed at any instant, either the
@@ -208,7 +222,11 @@ impl Drop for SafetyLog {
 fn write_whole(path: &Path, identity: [u8; 64], records: &[Vec<u8>]) -> Result<LogFile, SafetyLogError> {
     remove_leftover(path)?;
     let new = beside(path, "new");
-    let header = Header { magic: MAGIC, nonce: rand::random(), identity };
+    let header = Header {
+        magic: MAGIC,
+        nonce: rand::random(),
+        identity,
+    };
     let write = || {
         let mut log = LogFile::create(&new, &header, PREPARED_BYTES)?;
         log.append(records.iter().map(Vec::as_slice))?;
@@ -233,15 +251,10 @@ fn remove_leftover(path: &Path) -> Result<(), SafetyLogError> {
     }
 }
 
-fn lock(path: &Path) -> Result<File, SafetyLogError> {
+fn lock(path: &Path) -> Result<LockFile, SafetyLogError> {
     let name = beside(path, "lock");
-    let open = File::options().create(true).truncate(false).write(true).open(&name);
-    let file = open.map_err(|source| io_error(&name, "opening the lock file", source))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(SafetyLogError::Locked { lock: name }),
-        Err(TryLockError::Error(source)) => Err(io_error(&name, "locking", source)),
-    }
+    let taken = LockFile::take(&name).map_err(|source| io_error(&name, "locking", source))?;
+    taken.ok_or(SafetyLogError::Locked { lock: name })
 }
 
 fn beside(path: &Path, suffix: &str) -> PathBuf {
@@ -273,17 +286,29 @@ fn check_identity(path: &Path, found: &[u8; 64], key: &[u8; 32], chain: &[u8; 32
 
 fn check_sizes(records: &[Vec<u8>]) -> Result<(), SafetyLogError> {
     match records.iter().position(|record| record.len() > MAX_RECORD_BYTES) {
-        Some(index) => Err(SafetyLogError::TooLarge { index, of: records.len(), bytes: records[index].len() }),
+        Some(index) => Err(SafetyLogError::TooLarge {
+            index,
+            of: records.len(),
+            bytes: records[index].len(),
+        }),
         None => Ok(()),
     }
 }
 
 fn io_error(path: &Path, doing: &'static str, source: io::Error) -> SafetyLogError {
-    SafetyLogError::Io { path: path.to_owned(), doing, source }
+    SafetyLogError::Io {
+        path: path.to_owned(),
+        doing,
+        source,
+    }
 }
 
 fn damaged(path: &Path, damage: Damage) -> SafetyLogError {
-    SafetyLogError::Damaged { path: path.to_owned(), offset: damage.offset, proof: damage.proof }
+    SafetyLogError::Damaged {
+        path: path.to_owned(),
+        offset: damage.offset,
+        proof: damage.proof,
+    }
 }
 
 /// The safety log without a disk, for the simulator: the same bytes, the same reading after a crash, and the part that
@@ -307,9 +332,17 @@ impl MemoryLog {
     }
 
     fn with_nonce(nonce: u64) -> MemoryLog {
-        let header = Header { magic: MAGIC, nonce, identity: [0; 64] };
+        let header = Header {
+            magic: MAGIC,
+            nonce,
+            identity: [0; 64],
+        };
         let encoder = Encoder::new(header.tag(), HEADER_BYTES as u64, HEADER_BYTES as u64);
-        MemoryLog { bytes: header.encode().to_vec(), header, encoder }
+        MemoryLog {
+            bytes: header.encode().to_vec(),
+            header,
+            encoder,
+        }
     }
 
     /// Like [`SafetyLog::append`].
@@ -351,11 +384,23 @@ impl MemoryLog {
         let kept = self.encoder.synced_to as usize + keep_unsynced_bytes.min(self.unsynced_bytes());
         let mut bytes = self.bytes[..kept].to_vec();
         let name = Path::new("a safety log in memory");
-        let Replay { records, end, torn_bytes, .. } =
-            replay(&bytes, self.header.tag()).map_err(|damage| damaged(name, damage))?;
+        let Replay {
+            records,
+            end,
+            torn_bytes,
+            ..
+        } = replay(&bytes, self.header.tag()).map_err(|damage| damaged(name, damage))?;
         bytes.truncate(end as usize);
         let encoder = Encoder::new(self.header.tag(), end, end);
-        Ok((MemoryLog { header: self.header.clone(), bytes, encoder }, records, Opened { torn_bytes }))
+        Ok((
+            MemoryLog {
+                header: self.header.clone(),
+                bytes,
+                encoder,
+            },
+            records,
+            Opened { torn_bytes },
+        ))
     }
 }
 
@@ -410,21 +455,42 @@ mod tests {
     fn a_log_is_neither_overwritten_nor_taken_for_another_one() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("safety.log");
-        assert!(matches!(SafetyLog::open(&path, KEY, CHAIN), Err(SafetyLogError::Missing { .. })));
+        assert!(matches!(
+            SafetyLog::open(&path, KEY, CHAIN),
+            Err(SafetyLogError::Missing { .. })
+        ));
         SafetyLog::create(&path, KEY, CHAIN).unwrap();
-        assert!(matches!(SafetyLog::create(&path, KEY, CHAIN), Err(SafetyLogError::Exists { .. })));
-        assert!(matches!(SafetyLog::open(&path, CHAIN, CHAIN), Err(SafetyLogError::WrongKey { .. })));
-        assert!(matches!(SafetyLog::open(&path, KEY, KEY), Err(SafetyLogError::WrongChain { .. })));
+        assert!(matches!(
+            SafetyLog::create(&path, KEY, CHAIN),
+            Err(SafetyLogError::Exists { .. })
+        ));
+        assert!(matches!(
+            SafetyLog::open(&path, CHAIN, CHAIN),
+            Err(SafetyLogError::WrongKey { .. })
+        ));
+        assert!(matches!(
+            SafetyLog::open(&path, KEY, KEY),
+            Err(SafetyLogError::WrongChain { .. })
+        ));
         let (log, ..) = open(&path);
         let second = SafetyLog::open(&path, KEY, CHAIN).err().unwrap();
         assert!(second.to_string().contains("safety.log.lock"), "{second}");
-        assert!(matches!(SafetyLog::create(&path, KEY, CHAIN), Err(SafetyLogError::Locked { .. })));
+        assert!(matches!(
+            SafetyLog::create(&path, KEY, CHAIN),
+            Err(SafetyLogError::Locked { .. })
+        ));
         drop(log);
         let text = dir.path().join("other");
         std::fs::write(&text, "not a log, but long enough to be one. ".repeat(9)).unwrap();
-        assert!(matches!(SafetyLog::open(&text, KEY, CHAIN), Err(SafetyLogError::NotALog { .. })));
+        assert!(matches!(
+            SafetyLog::open(&text, KEY, CHAIN),
+            Err(SafetyLogError::NotALog { .. })
+        ));
         std::fs::write(&text, "").unwrap();
-        assert!(matches!(SafetyLog::open(&text, KEY, CHAIN), Err(SafetyLogError::NotALog { .. })));
+        assert!(matches!(
+            SafetyLog::open(&text, KEY, CHAIN),
+            Err(SafetyLogError::NotALog { .. })
+        ));
     }
 
     #[test]
@@ -488,7 +554,10 @@ mod tests {
         let last = bad.windows(5).position(|window| window == b"secnd").unwrap();
         bad[last] ^= 1;
         std::fs::write(&path, &bad).unwrap();
-        assert!(matches!(SafetyLog::open(&path, KEY, CHAIN), Err(SafetyLogError::Damaged { .. })));
+        assert!(matches!(
+            SafetyLog::open(&path, KEY, CHAIN),
+            Err(SafetyLogError::Damaged { .. })
+        ));
     }
 
     #[derive(Clone, Debug)]
@@ -529,7 +598,10 @@ mod tests {
 
         fn check(&self, found: &[Vec<u8>], torn_bytes: u64, whole: bool) {
             assert!(found.len() >= self.confirmed, "confirmed records are missing");
-            assert!(self.written.starts_with(found), "records that were never written, or in another order");
+            assert!(
+                self.written.starts_with(found),
+                "records that were never written, or in another order"
+            );
             if whole {
                 assert_eq!((found, torn_bytes), (&self.written[..], 0));
             }

@@ -20,7 +20,6 @@
 //! Memory is bounded by sled's cache and a few generations: when the thread falls behind, `apply` waits for it.
 
 use std::collections::VecDeque;
-use std::fs::{File, TryLockError};
 use std::iter::Peekable;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
@@ -30,6 +29,7 @@ use std::thread::JoinHandle;
 
 use super::backend::{Backend, Entry, Op, StoreError, StoreSize, Table, check_batch};
 use super::journal;
+use super::lock_file::LockFile;
 use super::log_file::{LogFile, sync_dir};
 use super::memtable::Memtable;
 use super::tree::{Progress, Tree};
@@ -53,7 +53,10 @@ pub struct SledOptions {
 
 impl Default for SledOptions {
     fn default() -> Self {
-        SledOptions { cache_bytes: 64 << 20, generation_bytes: 16 << 20 }
+        SledOptions {
+            cache_bytes: 64 << 20,
+            generation_bytes: 16 << 20,
+        }
     }
 }
 
@@ -107,7 +110,7 @@ pub struct SledBackend {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
     /// Held as long as the store is open.
-    _lock: File,
+    _lock: LockFile,
 }
 
 impl SledBackend {
@@ -128,8 +131,15 @@ impl SledBackend {
             dir: dir.to_owned(),
             options,
             tree,
-            current: Mutex::new(Current { number, log, waited: false }),
-            memory: RwLock::new(Memory { open: Memtable::default(), closed }),
+            current: Mutex::new(Current {
+                number,
+                log,
+                waited: false,
+            }),
+            memory: RwLock::new(Memory {
+                open: Memtable::default(),
+                closed,
+            }),
             new_names: AtomicBool::new(true),
             keys: AtomicU64::new(progress.keys),
             thread: Mutex::new(ThreadState::default()),
@@ -137,9 +147,15 @@ impl SledBackend {
             stopping: AtomicBool::new(false),
         });
         let in_thread = shared.clone();
-        let thread = std::thread::Builder::new().name("store".into()).spawn(move || in_thread.run());
+        let thread = std::thread::Builder::new()
+            .name("store".into())
+            .spawn(move || in_thread.run());
         let thread = thread.map_err(|source| io(dir, "starting the store's thread", source))?;
-        Ok(SledBackend { shared, thread: Some(thread), _lock: lock })
+        Ok(SledBackend {
+            shared,
+            thread: Some(thread),
+            _lock: lock,
+        })
     }
 
     /// Moves everything into the tree and waits until it is there. Not needed for safety; it makes the next opening
@@ -180,7 +196,10 @@ impl Backend for SledBackend {
 
     fn scan(&self, table: Table, from: &[u8], limit: usize) -> Result<Vec<Entry>, StoreError> {
         let memory = self.shared.read();
-        let mut layers: Vec<_> = memory.newest_first().map(|layer| layer.range(table, from).peekable()).collect();
+        let mut layers: Vec<_> = memory
+            .newest_first()
+            .map(|layer| layer.range(table, from).peekable())
+            .collect();
         let mut tree = self.shared.tree.range(table, from).peekable();
         let mut found = Vec::new();
         while found.len() < limit {
@@ -189,8 +208,15 @@ impl Backend for SledBackend {
             {
                 return Err(error);
             }
-            let tree_key = tree.peek().and_then(|entry| entry.as_ref().ok()).map(|(key, _)| key.as_slice());
-            let lowest = layers.iter_mut().filter_map(|layer| layer.peek().map(|(key, _)| *key)).chain(tree_key).min();
+            let tree_key = tree
+                .peek()
+                .and_then(|entry| entry.as_ref().ok())
+                .map(|(key, _)| key.as_slice());
+            let lowest = layers
+                .iter_mut()
+                .filter_map(|layer| layer.peek().map(|(key, _)| *key))
+                .chain(tree_key)
+                .min();
             let Some(key) = lowest.map(<[u8]>::to_vec) else { break };
             let stored = tree.next_if(|entry| entry.as_ref().is_ok_and(|(found, _)| *found == key));
             match take_newest(&mut layers, &key) {
@@ -214,7 +240,13 @@ impl Backend for SledBackend {
         let mut current = lock_of(&shared.current);
         shared.make_room(&mut current)?;
         let written = lock_of(&current.log).append([record.as_slice()]);
-        written.map_err(|source| io(&journal::path(&shared.dir, current.number), "writing the journal", source))?;
+        written.map_err(|source| {
+            io(
+                &journal::path(&shared.dir, current.number),
+                "writing the journal",
+                source,
+            )
+        })?;
         shared.write().open.apply(batch);
         Ok(())
     }
@@ -224,7 +256,12 @@ impl Backend for SledBackend {
         shared.refuse_if_failed()?;
         let current = lock_of(&shared.current);
         // Oldest first: a younger journal that is on the disk vouches for the older ones.
-        let waiting: Vec<_> = shared.read().closed.iter().map(|closed| closed.journal.clone()).collect();
+        let waiting: Vec<_> = shared
+            .read()
+            .closed
+            .iter()
+            .map(|closed| closed.journal.clone())
+            .collect();
         for log in waiting.iter().chain([&current.log]) {
             shared.sync_journal(log)?;
         }
@@ -233,10 +270,23 @@ impl Backend for SledBackend {
 
     fn size(&self) -> Result<StoreSize, StoreError> {
         let current = lock_of(&self.shared.current).log.clone();
-        let waiting: Vec<_> = self.shared.read().closed.iter().map(|closed| closed.journal.clone()).collect();
-        let journals: u64 = waiting.iter().chain([&current]).map(|log| lock_of(log).file_bytes()).sum();
+        let waiting: Vec<_> = self
+            .shared
+            .read()
+            .closed
+            .iter()
+            .map(|closed| closed.journal.clone())
+            .collect();
+        let journals: u64 = waiting
+            .iter()
+            .chain([&current])
+            .map(|log| lock_of(log).file_bytes())
+            .sum();
         let disk_bytes = self.shared.tree.disk_bytes()? + journals;
-        Ok(StoreSize { disk_bytes, keys: self.shared.keys.load(Ordering::Relaxed) })
+        Ok(StoreSize {
+            disk_bytes,
+            keys: self.shared.keys.load(Ordering::Relaxed),
+        })
     }
 }
 
@@ -271,7 +321,10 @@ impl Shared {
 
     fn refuse_if_failed(&self) -> Result<(), StoreError> {
         match &lock_of(&self.thread).failed {
-            Some(reason) => Err(StoreError::Stopped { path: self.dir.clone(), reason: reason.clone() }),
+            Some(reason) => Err(StoreError::Stopped {
+                path: self.dir.clone(),
+                reason: reason.clone(),
+            }),
             None => Ok(()),
         }
     }
@@ -307,7 +360,11 @@ impl Shared {
         let full = std::mem::replace(&mut current.log, Arc::new(Mutex::new(log)));
         let mut memory = self.write();
         let table = Arc::new(std::mem::take(&mut memory.open));
-        memory.closed.push_back(Closed { number: current.number, table, journal: full });
+        memory.closed.push_back(Closed {
+            number: current.number,
+            table,
+            journal: full,
+        });
         drop(memory);
         current.number = number;
         self.announce();
@@ -319,7 +376,10 @@ impl Shared {
         let mut thread = lock_of(&self.thread);
         while self.read().closed.len() > at_most {
             if let Some(reason) = &thread.failed {
-                return Err(StoreError::Stopped { path: self.dir.clone(), reason: reason.clone() });
+                return Err(StoreError::Stopped {
+                    path: self.dir.clone(),
+                    reason: reason.clone(),
+                });
             }
             thread = self.changed.wait(thread).unwrap_or_else(PoisonError::into_inner);
         }
@@ -328,7 +388,8 @@ impl Shared {
 
     fn sync_journal(&self, log: &Mutex<LogFile>) -> Result<(), StoreError> {
         let mut log = lock_of(log);
-        log.sync().map_err(|source| io(log.path(), "syncing the journal", source))?;
+        log.sync()
+            .map_err(|source| io(log.path(), "syncing the journal", source))?;
         if self.new_names.swap(false, Ordering::AcqRel) {
             sync_dir(&self.dir).map_err(|source| {
                 self.new_names.store(true, Ordering::Release);
@@ -387,7 +448,10 @@ impl Shared {
         for (count, (table, key, value)) in closed.table.iter().enumerate() {
             if count % DRAIN_STEP == DRAIN_STEP - 1 {
                 collect_garbage();
-                self.tree.note(Progress { drained: closed.number - 1, keys })?;
+                self.tree.note(Progress {
+                    drained: closed.number - 1,
+                    keys,
+                })?;
                 if self.stopping.load(Ordering::Acquire) {
                     finished = false;
                     break;
@@ -425,18 +489,20 @@ fn recovered_generation(recovered: journal::Recovered) -> Closed {
     }
     let (generation, torn_bytes) = (recovered.generation, recovered.torn_bytes);
     tracing::info!(generation, batches, torn_bytes, "journal read back");
-    Closed { number: generation, table: Arc::new(table), journal: Arc::new(Mutex::new(recovered.log)) }
+    Closed {
+        number: generation,
+        table: Arc::new(table),
+        journal: Arc::new(Mutex::new(recovered.log)),
+    }
 }
 
-fn lock(dir: &Path) -> Result<File, StoreError> {
+fn lock(dir: &Path) -> Result<LockFile, StoreError> {
     let name = dir.join("lock");
-    let open = File::options().create(true).truncate(false).write(true).open(&name);
-    let file = open.map_err(|source| io(&name, "opening the lock file", source))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(StoreError::Locked { path: dir.to_owned(), lock: name }),
-        Err(TryLockError::Error(source)) => Err(io(&name, "locking", source)),
-    }
+    let taken = LockFile::take(&name).map_err(|source| io(&name, "locking", source))?;
+    taken.ok_or_else(|| StoreError::Locked {
+        path: dir.to_owned(),
+        lock: name,
+    })
 }
 
 // A poisoned lock means that a thread panicked while it held it; what these locks guard is changed in single steps, and
@@ -446,5 +512,9 @@ fn lock_of<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 fn io(path: &Path, doing: &'static str, source: std::io::Error) -> StoreError {
-    StoreError::Io { path: path.to_owned(), doing, source }
+    StoreError::Io {
+        path: path.to_owned(),
+        doing,
+        source,
+    }
 }

@@ -14,6 +14,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::backend::{StoreError, Table};
 use super::log_file::sync_dir;
@@ -26,6 +27,9 @@ const SEGMENT_BYTES: usize = 1 << 19;
 const PIECE_BYTES: usize = 7 << 10;
 /// How often sled looks for segments to empty and reuse.
 const CLEAN_EVERY_MS: u64 = 2_000;
+/// How often and how long to wait for sled's own lock.
+const LOCK_TRIES: usize = 100;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 /// Set in the table's byte for the pieces of large values.
 const PIECES: u8 = 0x80;
 /// First byte of what the store keeps for itself; no table has it.
@@ -69,7 +73,12 @@ impl Tree {
             doing: "opening the tree's file",
             source,
         })?;
-        let mut tree = Tree { db, dir: dir.to_owned(), file, store_id: 0 };
+        let mut tree = Tree {
+            db,
+            dir: dir.to_owned(),
+            file,
+            store_id: 0,
+        };
         let progress = match tree.raw_get(&SCHEMA_KEY)? {
             Some(schema) => tree.check(&schema)?,
             None if !tree.db.is_empty() || !may_create => {
@@ -86,15 +95,29 @@ impl Tree {
                 Ok(bytes) => u32::from_le_bytes(bytes).to_string(),
                 Err(_) => format!("0x{}", hex::encode(schema)),
             };
-            return Err(StoreError::Schema { path: self.dir.clone(), found, supported: SCHEMA });
+            return Err(StoreError::Schema {
+                path: self.dir.clone(),
+                found,
+                supported: SCHEMA,
+            });
         }
-        let id = self.raw_get(&STORE_ID_KEY)?.and_then(|bytes| bytes.as_ref().try_into().ok());
-        self.store_id = id.map(u64::from_le_bytes).ok_or_else(|| self.corrupt("the tree has no store id"))?;
+        let id = self
+            .raw_get(&STORE_ID_KEY)?
+            .and_then(|bytes| bytes.as_ref().try_into().ok());
+        self.store_id = id
+            .map(u64::from_le_bytes)
+            .ok_or_else(|| self.corrupt("the tree has no store id"))?;
         let progress = self.raw_get(&PROGRESS_KEY)?;
-        let progress = progress.as_deref().and_then(|bytes| bytes.split_at_checked(8)).and_then(|(drained, keys)| {
-            let drained = u64::from_le_bytes(drained.try_into().ok()?);
-            Some(Progress { drained, keys: u64::from_le_bytes(keys.try_into().ok()?) })
-        });
+        let progress = progress
+            .as_deref()
+            .and_then(|bytes| bytes.split_at_checked(8))
+            .and_then(|(drained, keys)| {
+                let drained = u64::from_le_bytes(drained.try_into().ok()?);
+                Some(Progress {
+                    drained,
+                    keys: u64::from_le_bytes(keys.try_into().ok()?),
+                })
+            });
         progress.ok_or_else(|| self.corrupt("the tree does not say which journals it holds"))
     }
 
@@ -138,7 +161,8 @@ impl Tree {
     }
 
     fn collect(&self, table: Table, key: &[u8], stored: &[u8]) -> Result<Vec<u8>, StoreError> {
-        let length = pieces_len(stored).ok_or_else(|| self.corrupt_entry(table, key, "has a head that is cut short"))?;
+        let length =
+            pieces_len(stored).ok_or_else(|| self.corrupt_entry(table, key, "has a head that is cut short"))?;
         let mut value = Vec::with_capacity(length);
         for number in 0..piece_count(length) {
             let piece = self.raw_get(&piece_key(table, key, number))?;
@@ -157,11 +181,18 @@ impl Tree {
         for table in Table::ALL {
             let code = table.code() | PIECES;
             let first = self.db.range(vec![code]..vec![code + 1]).next();
-            if first.transpose().map_err(|error| self.engine("reading", &error))?.is_some() {
+            if first
+                .transpose()
+                .map_err(|error| self.engine("reading", &error))?
+                .is_some()
+            {
                 with_pieces.insert(table);
             }
         }
-        Ok(Writer { tree: self, with_pieces })
+        Ok(Writer {
+            tree: self,
+            with_pieces,
+        })
     }
 
     pub fn note(&self, progress: Progress) -> Result<(), StoreError> {
@@ -173,7 +204,9 @@ impl Tree {
     /// Brings the tree to the disk.
     pub fn sync(&self) -> Result<(), StoreError> {
         self.db.flush().map_err(|error| self.engine("flushing", &error))?;
-        self.file.sync_data().map_err(|source| self.io("syncing the tree's file", source))
+        self.file
+            .sync_data()
+            .map_err(|source| self.io("syncing the tree's file", source))
     }
 
     pub fn disk_bytes(&self) -> Result<u64, StoreError> {
@@ -186,27 +219,45 @@ impl Tree {
 
     /// Says whether the key was there.
     fn raw_put(&self, key: &[u8], value: &[u8]) -> Result<bool, StoreError> {
-        let before = self.db.insert(key, value).map_err(|error| self.engine("writing", &error))?;
+        let before = self
+            .db
+            .insert(key, value)
+            .map_err(|error| self.engine("writing", &error))?;
         Ok(before.is_some())
     }
 
     fn raw_remove(&self, key: &[u8]) -> Result<bool, StoreError> {
-        Ok(self.db.remove(key).map_err(|error| self.engine("removing", &error))?.is_some())
+        Ok(self
+            .db
+            .remove(key)
+            .map_err(|error| self.engine("removing", &error))?
+            .is_some())
     }
 
     fn engine(&self, doing: &'static str, error: &sled::Error) -> StoreError {
         match error {
             sled::Error::Corruption { .. } => self.corrupt(&format!("{doing} found {error}")),
-            _ => StoreError::Engine { path: self.dir.clone(), doing, reason: error.to_string() },
+            _ => StoreError::Engine {
+                path: self.dir.clone(),
+                doing,
+                reason: error.to_string(),
+            },
         }
     }
 
     fn io(&self, doing: &'static str, source: std::io::Error) -> StoreError {
-        StoreError::Io { path: self.dir.clone(), doing, source }
+        StoreError::Io {
+            path: self.dir.clone(),
+            doing,
+            source,
+        }
     }
 
     fn corrupt(&self, what: &str) -> StoreError {
-        StoreError::Corrupt { path: self.dir.clone(), what: what.to_owned() }
+        StoreError::Corrupt {
+            path: self.dir.clone(),
+            what: what.to_owned(),
+        }
     }
 
     fn corrupt_entry(&self, table: Table, key: &[u8], what: &str) -> StoreError {
@@ -246,7 +297,9 @@ impl Writer<'_> {
             return Ok(());
         }
         let stored = self.tree.raw_get(&raw_key(table.code(), key))?;
-        let Some(length) = stored.as_deref().and_then(pieces_len) else { return Ok(()) };
+        let Some(length) = stored.as_deref().and_then(pieces_len) else {
+            return Ok(());
+        };
         for number in 0..piece_count(length) {
             self.tree.raw_remove(&piece_key(table, key, number))?;
         }
@@ -286,25 +339,52 @@ fn pieces_len(stored: &[u8]) -> Option<usize> {
     Some(u32::from_le_bytes(length.try_into().ok()?) as usize)
 }
 
-/// Opens sled, which reports some kinds of damage by panicking.
+/// Opens sled. The store's own lock is held by then, so if sled's is still taken, that is by a thread of an instance
+/// which was dropped a moment ago: it is waited for.
 fn open_sled(dir: &Path, sled_dir: &Path, cache_bytes: u64) -> Result<sled::Db, StoreError> {
     let config = sled::Config::new()
         .path(sled_dir)
         .cache_capacity(cache_bytes)
         .segment_size(SEGMENT_BYTES)
         .flush_every_ms(Some(CLEAN_EVERY_MS));
+    for _ in 0..LOCK_TRIES {
+        match try_open_sled(dir, sled_dir, &config) {
+            Err(StoreError::Locked { .. }) => std::thread::sleep(LOCK_PAUSE),
+            opened => return opened,
+        }
+    }
+    try_open_sled(dir, sled_dir, &config)
+}
+
+/// sled reports some kinds of damage by panicking.
+fn try_open_sled(dir: &Path, sled_dir: &Path, config: &sled::Config) -> Result<sled::Db, StoreError> {
     let path = dir.to_owned();
     match std::panic::catch_unwind(AssertUnwindSafe(|| config.open())) {
         Ok(Ok(db)) => Ok(db),
         Ok(Err(sled::Error::Io(source))) if source.to_string().contains("could not acquire lock") => {
-            Err(StoreError::Locked { path, lock: sled_dir.join("db") })
+            Err(StoreError::Locked {
+                path,
+                lock: sled_dir.join("db"),
+            })
         }
-        Ok(Err(sled::Error::Io(source))) => Err(StoreError::Io { path, doing: "opening the tree", source }),
-        Ok(Err(error)) => Err(StoreError::Corrupt { path, what: format!("opening the tree: {error}") }),
+        Ok(Err(sled::Error::Io(source))) => Err(StoreError::Io {
+            path,
+            doing: "opening the tree",
+            source,
+        }),
+        Ok(Err(error)) => Err(StoreError::Corrupt {
+            path,
+            what: format!("opening the tree: {error}"),
+        }),
         Err(panic) => {
             let said = panic.downcast_ref::<String>().map(String::as_str);
-            let said = said.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no word why");
-            Err(StoreError::Corrupt { path, what: format!("opening the tree ended in a panic: {said}") })
+            let said = said
+                .or_else(|| panic.downcast_ref::<&str>().copied())
+                .unwrap_or("no word why");
+            Err(StoreError::Corrupt {
+                path,
+                what: format!("opening the tree ended in a panic: {said}"),
+            })
         }
     }
 }

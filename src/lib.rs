@@ -4,6 +4,7 @@
 
 #[macro_use]
 pub mod primitives;
+pub mod consensus;
 pub mod ledger;
 
 pub mod finality;

@@ -12,6 +12,7 @@ pub mod pool;
 
 pub mod replica;
 
+pub mod api;
 pub mod network;
 pub mod store;
 

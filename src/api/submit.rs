@@ -396,7 +396,8 @@ impl Lane {
         };
         if registered.is_none_or(|number| self.api.waiters.cancel(&txid, number)) {
             let outcome = ended.unwrap_or(Outcome::Final);
-            drop(self.waited.send((ticket, outcome)));
+            // When the writer has gone, so has the client.
+            let _ = self.waited.send((ticket, outcome));
         }
     }
 

@@ -15,6 +15,7 @@ pub mod replica;
 pub mod api;
 pub mod network;
 pub mod store;
+pub mod wallet;
 
 /// Messages and services as compiled from `proto/`.
 #[allow(

@@ -4,11 +4,13 @@
 
 #[macro_use]
 pub mod primitives;
-pub mod consensus;
 pub mod ledger;
 
+pub mod consensus;
+pub mod epoch;
 pub mod finality;
 pub mod pool;
+pub mod sync;
 
 pub mod replica;
 

@@ -1,83 +1,259 @@
-//! Agreement on blocks.
+//! Agreement on blocks: heights are decided one after another, each in rounds (protocol, section 5).
+//!
+//! A pure machine. Messages come in with their signatures and the quorums of their certificates already checked
+//! ([`crate::primitives::Gossip::queue_signatures`]); what they are *about* is judged here. Whether a block is valid is
+//! judged by whoever answers [`Action::Validate`]. Time comes in as a value; what to do goes out as [`Action`]s.
+//!
+//! # States
+//!
+//! ```text
+//!            proposal          quorum of Prepare        quorum of Commit (of any round)
+//!  Propose ───────────▶ Prepare ───────────────▶ Commit ───────────────▶ Decided ──▶ next height
+//!     │                    │                        │
+//!     └────────────────────┴───────── timer ────────┘     or > P/3 ViewChange for later rounds
+//!                          ▼
+//!                     ViewChange(r') ── quorum of ViewChange(r'), or a proposal that shows one ──▶ Propose in r'
+//! ```
+//!
+//! # What a correct validator signs at a height
+//!
+//! 1. *Propose(r, b)*: once, as the leader of `r`, having entered it. In `r = 0`, and in a later round whose round
+//!    certificate claims nothing, a block of its own; otherwise the block of the highest claim.
+//! 2. *Prepare(r, b)*: once, in the round it is in, for a proposal that rule 1 allows and that is valid.
+//! 3. *Commit(r, b)*: once, in the round it is in, when a quorum has said Prepare(r, b); `prepared = (r, b,
+//!    certificate)` is remembered first. Also when a quorum has said Commit(r, b): the block is decided then, and the
+//!    voice only shows that the validator is alive.
+//! 4. *ViewChange(r')*: nothing is signed in a round below `r'` from then on. Carries `prepared`, the highest.
+//!
+//! All of it passes through `voice.rs`, is a [`Mark`] in the safety log before it is said, and comes back from there
+//! after a restart: "once" and "from then on" include other lives of the process. A validator whose marks reach beyond
+//! the height it stands at (its store lost blocks) is silent at heights of which it holds no marks.
+//!
+//! # Why no two blocks are decided at one height
+//!
+//! Two quorums share a correct validator, since what is outside of one and what is faulty are less than a third each.
+//! *In one round*, two quorums of Prepare for two blocks would share a correct validator that broke rule 2, so all
+//! Commit of a round (rule 3) are for one block. *Across rounds:* let `b` be decided by a quorum `C` of Commit in round
+//! `r`. Every round certificate for `r' > r` shares a correct validator with `C`. It said Commit(r, b) before
+//! ViewChange(r') (rule 4), so its claim is in a round `≥ r`. The highest claim of the certificate is proven by a
+//! quorum of Prepare in some round `p`, `r ≤ p < r'`. By induction over `r'`, Prepare quorums in rounds `r ..= r' - 1`
+//! are for `b` only: for `p = r` by the first step, later because a Prepare needs a proposal of the highest claim
+//! (rules 1 and 2). So the highest claim is `b`, only `b` can be prepared in `r'`, and hence only `b` committed.
+//!
+//! # Why a block is decided at last
+//!
+//! Let messages arrive. *Nobody is left behind:* more than a third draws a validator along to the lowest of their
+//! rounds; whoever enters a round has said ViewChange for it and says it again until there is progress; a validator
+//! that waits for a round which a quorum has reached gives it up after a round's time. So all correct validators come
+//! to be in one round within a few message delays, and stay longer in each. *Its leader can propose:* the block of the
+//! highest claim is with more than a third; it is asked for ([`Action::Fetch`]). *Its proposal is acceptable to
+//! everybody*, since it carries the round certificate that it is judged by. Leaders rotate; the first correct one whose
+//! round is long enough is followed by a quorum.
+//!
+//! # Bounds
+//!
+//! Per validator: one voice for each round and phase, in rounds from 64 below the current to 128 above it, and at most
+//! four of those above; view changes of its latest four rounds (each claim's certificate once); eight votes, one view
+//! change and one proposal (eight in all) for the next height; nothing for heights beyond.
 
 mod action;
+mod changes;
+mod check;
 mod error;
+mod future;
+mod height;
+mod leader;
+mod pace;
+mod rules;
+#[cfg(test)]
+mod tests;
+mod voice;
+mod votes;
 
 pub use action::{Action, Config, Evidence, Mark, Statement, Stats, Step, Work};
 pub use error::ConsensusError;
 
 use crate::{
     ledger::Tip,
-    primitives::{BlockCertificate, BlockId, BlockVote, Height, Proposal, Round, Time, ViewChange},
+    primitives::{
+        BlockCertificate, BlockId, BlockVote, Height, Phase, Proposal, Round, Signature, Time, ValidatorIndex,
+        ViewChange,
+    },
 };
+use changes::Noted;
+use future::Future;
+use height::{Accepted, Decided, Deciding};
+use leader::Leaders;
+use pace::{Pace, RESEND_MIN_MS};
+use std::{cmp::Ordering, collections::BTreeMap};
+use votes::Added;
 
 /// Blocks whose `last_commit` certificates say who is alive and may lead.
 pub const LEADER_WINDOW: usize = 16;
 /// Milliseconds from one block to the next, at least.
 pub const MIN_PAUSE_MS: u64 = 50;
+/// Rounds above the current one that votes are kept for.
+const MAX_ROUNDS_AHEAD: u32 = 128;
+/// Rounds above the current one in which one validator's votes are kept.
+const MAX_LATER_ROUNDS: usize = 4;
 
 /// The machine that decides heights one after another.
+#[derive(Debug)]
 pub struct Consensus {
+    config: Config,
+    leaders: Leaders,
+    pace: Pace,
+    at: Deciding,
+    last: Option<Decided>,
+    future: Future,
+    /// Marks of later heights than the current one.
+    restored: BTreeMap<Height, Vec<Mark>>,
+    voting: bool,
     actions: Vec<Action>,
+    stats: Stats,
+}
+
+/// How a message's height lies.
+enum When {
+    Last,
+    Now,
+    Next,
 }
 
 impl Consensus {
     /// To decide the height after `tip`. `recent`: the `last_commit` certificates inside the last [`LEADER_WINDOW`]
-    /// blocks, oldest first.
+    /// blocks, oldest first (fewer near genesis). It votes unless told otherwise.
+    ///
+    /// Then: [`Consensus::set_tip_commit`], [`Consensus::restore`], and [`Consensus::on_tick`] at
+    /// [`Consensus::deadline`], which is at once if there was something to restore.
     pub fn new(config: Config, tip: &Tip, recent: &[BlockCertificate], now: Time) -> Self {
-        let _ = (config, tip, recent, now);
-        Self { actions: Vec::new() }
+        let height = tip.height.next();
+        Self {
+            leaders: Leaders::new(&config.electorate, height, recent),
+            pace: Pace::new(tip.time.min(now), now),
+            at: deciding(&config, height, tip.block),
+            last: None,
+            future: Future::default(),
+            restored: BTreeMap::new(),
+            voting: true,
+            actions: Vec::new(),
+            stats: Stats::default(),
+            config,
+        }
     }
 
-    /// The commit certificate of the tip, needed to propose; told once after [`Consensus::new`], absent for genesis.
+    /// The stored commit certificate of the tip, without which nothing can be proposed on it; told once after
+    /// [`Consensus::new`]. Genesis has none.
     pub fn set_tip_commit(&mut self, commit: &BlockCertificate) {
-        let _ = commit;
+        if commit.height.next() == self.at.height && self.last.is_none() {
+            self.last = Some(Decided::new(commit, self.pace.now));
+        }
     }
 
-    /// From the safety log, each mark in turn, before anything else.
+    /// A mark from the safety log; all of them in their order, before anything else comes in. Marks of earlier heights
+    /// are ignored, those of later ones (the store has lost blocks) bind when their height comes.
     pub fn restore(&mut self, mark: &Mark) {
-        let _ = mark;
+        match mark.height().cmp(&self.at.height) {
+            Ordering::Less => return,
+            Ordering::Equal => self.at.restore(mark),
+            Ordering::Greater => self.restored.entry(mark.height()).or_default().push(mark.clone()),
+        }
+        self.mute_if_unknown();
+        self.pace.poked = true;
     }
 
-    /// `false`: stay silent, follow only.
+    /// `false`: not a word (while behind, or with the safety log lost); votes of others are followed all the same.
     pub fn set_voting(&mut self, voting: bool) {
-        let _ = voting;
+        self.pace.poked |= voting != self.voting;
+        self.voting = voting;
     }
 
-    /// After every turn; cheap when nothing changed.
+    /// What waits for a block now. Called after every turn; costs nothing while it stays the same.
     pub fn on_work(&mut self, now: Time, work: Work) {
-        let _ = (now, work);
+        if work != self.pace.work {
+            self.pace.at(now);
+            self.pace.work = work;
+            self.advance();
+        }
     }
 
-    /// A proposal, signatures checked.
+    /// A proposal whose signatures are right: gossip, an own one that was signed, or the answer to [`Action::Fetch`].
     pub fn on_proposal(&mut self, now: Time, proposal: Proposal) -> Result<(), ConsensusError> {
-        let _ = (now, proposal);
-        Ok(())
+        self.pace.at(now);
+        let result = match self.when(proposal.height) {
+            Err(error) => Err(error),
+            Ok(When::Last) => Err(self.behind(proposal.height)),
+            Ok(When::Next) => {
+                let block = proposal.block_id(&self.config.electorate.chain);
+                check::form(&self.config.electorate.chain, &proposal, block)
+                    .and_then(|()| self.future.keep_proposal(proposal))
+            }
+            Ok(When::Now) => self.take_proposal(proposal),
+        };
+        self.finish(result)
     }
 
-    /// A vote, signature checked.
+    /// A vote whose signature is right, own ones included.
     pub fn on_vote(&mut self, now: Time, vote: BlockVote) -> Result<(), ConsensusError> {
-        let _ = (now, vote);
-        Ok(())
+        self.pace.at(now);
+        let member = self.member(vote.validator, vote.height);
+        let result = member.and_then(|()| match self.when(vote.height)? {
+            When::Last => self.take_late_vote(vote),
+            When::Next => self.future.keep_vote(vote),
+            When::Now => self.take_vote(vote),
+        });
+        self.finish(result)
     }
 
-    /// A view change, signatures checked.
+    /// A view change whose signatures are right, own ones included.
     pub fn on_view_change(&mut self, now: Time, change: ViewChange) -> Result<(), ConsensusError> {
-        let _ = (now, change);
-        Ok(())
+        self.pace.at(now);
+        let member = self.member(change.validator, change.height);
+        let result = member.and_then(|()| match self.when(change.height)? {
+            When::Last => Err(self.behind(change.height)),
+            When::Next => self.future.keep_change(change),
+            When::Now => self.take_change(change),
+        });
+        self.finish(result)
     }
 
-    /// The answer to [`Action::Validate`].
+    /// The answer to [`Action::Validate`]; may come late, and again: `false` can become `true`.
     pub fn on_validated(&mut self, now: Time, block: BlockId, verdict: bool) {
-        let _ = (now, block, verdict);
+        self.pace.at(now);
+        if self.at.bodies.contains_key(&block) {
+            self.stats.refused += u64::from(!verdict);
+            self.at.verdicts.insert(block, verdict);
+            self.advance();
+        }
     }
 
-    /// The answer to [`Action::Build`].
+    /// The answer to [`Action::Build`]: a block on the tip, valid, made by this node. Round, leader, justification and
+    /// signature are filled in here. Ignored when the round is over or has its proposal.
     pub fn on_built(&mut self, now: Time, round: Round, proposal: Proposal) {
-        let _ = (now, round, proposal);
+        self.pace.at(now);
+        let fits = proposal.header.height == self.at.height
+            && proposal.header.parent == self.at.parent
+            && Some(proposal.header.proposer) == self.at.me;
+        let wanted = round == self.at.round && self.at.entered && self.speaks() && self.leads();
+        if let (true, true, Some(leader)) = (fits, wanted, self.at.me) {
+            let proposal = Proposal {
+                height: self.at.height,
+                round,
+                justification: self.at.justification.clone(),
+                leader,
+                signature: voice::UNSIGNED,
+                ..proposal
+            };
+            let block = proposal.block_id(&self.config.electorate.chain);
+            self.at.verdicts.insert(block, true);
+            self.propose(block, proposal);
+        }
+        self.advance();
     }
 
-    /// A height was decided, here or by sync: on to the next.
+    /// The block at `tip` is committed, decided here or synced: on to the next height. `commit` is a commit certificate
+    /// for it, `last_commit` the one inside it. Heights must follow one another: after a jump (synced state), make a
+    /// new machine.
     pub fn on_committed(
         &mut self,
         now: Time,
@@ -85,17 +261,52 @@ impl Consensus {
         commit: &BlockCertificate,
         last_commit: Option<&BlockCertificate>,
     ) {
-        let _ = (now, tip, commit, last_commit);
+        self.pace.at(now);
+        if tip.height < self.at.height {
+            return;
+        }
+        let height = tip.height.next();
+        self.leaders.advance(&self.config.electorate, height, last_commit);
+        self.last = Some(Decided::after(&self.at, commit, now));
+        self.at = deciding(&self.config, height, tip.block);
+        self.pace.new_height(now);
+        self.restored = self.restored.split_off(&height);
+        for mark in self.restored.remove(&height).unwrap_or_default() {
+            self.at.restore(&mark);
+            self.pace.poked = true;
+        }
+        self.mute_if_unknown();
+        self.replay_future(now);
+        self.advance();
     }
 
     /// Looks at what is due.
     pub fn on_tick(&mut self, now: Time) {
-        let _ = now;
+        self.pace.at(now);
+        if std::mem::take(&mut self.pace.poked) {
+            self.pace.resend.start(now);
+            self.say_again();
+        }
+        if self.pace.rejudge.is_some_and(|at| at <= now) {
+            self.pace.rejudge = None;
+        }
+        self.end_round();
+        if self.pace.resend.is_due(now) {
+            self.say_again();
+        }
+        self.watch();
+        self.advance();
     }
 
-    /// When to call [`Consensus::on_tick`] next.
+    /// When to call [`Consensus::on_tick`] next. There is always such a time: the watchdog's, if no other.
     pub fn deadline(&self) -> Option<Time> {
-        None
+        let at = &self.at;
+        let waits = self.speaks() && at.entered && at.round == Round(0) && !self.pace.build.is_running();
+        let proposes = self.leads() && at.voice.signed(Round(0), Phase::Propose).is_none();
+        let due = (waits && (self.pace.round_end.is_none() || proposes)).then(|| self.pace.due(&self.config.params));
+        let fetch = at.missing.values().filter_map(pace::BackOff::next).min();
+        let deadline = self.pace.deadline(due);
+        Some(fetch.map_or(deadline, |fetch| fetch.min(deadline)))
     }
 
     /// What to do, in order.
@@ -103,24 +314,395 @@ impl Consensus {
         std::mem::take(&mut self.actions)
     }
 
-    /// The tip's commit certificate with all votes that came, late ones too.
+    /// The tip's commit certificate with all votes that came, late ones too, so that validators that are slow do not
+    /// look dead. `None` after genesis, and before [`Consensus::set_tip_commit`].
     pub fn last_commit_for_proposal(&self) -> Option<BlockCertificate> {
-        None
+        self.last.as_ref().map(Decided::certificate)
     }
 
-    /// A proposal of the current or the previous height.
+    /// A proposal of the current height, or the decided one of the height before.
     pub fn proposal(&self, height: Height, block: &BlockId) -> Option<&Proposal> {
-        let _ = (height, block);
-        None
+        if height == self.at.height {
+            return self.at.bodies.get(block).map(AsRef::as_ref);
+        }
+        let last = self
+            .last
+            .as_ref()
+            .filter(|last| (last.height, &last.block) == (height, block))?;
+        last.proposal.as_deref()
     }
 
-    /// Counters and state.
+    /// Who may propose in a round of the height being decided.
+    pub fn leader(&self, round: Round) -> ValidatorIndex {
+        self.leaders.leader(round)
+    }
+
+    /// Counters and the present state.
     pub fn stats(&self) -> Stats {
-        Stats::default()
+        let at = &self.at;
+        Stats {
+            height: at.height,
+            round: at.round,
+            step: self.step(),
+            prepares: at.votes.count(at.round, Phase::Prepare),
+            commits: at.votes.count(at.round, Phase::Commit),
+            buffered: self.future.len(),
+            ..self.stats.clone()
+        }
     }
 
-    /// What a trimmed safety log must still hold.
+    /// What a trimmed safety log must still hold: the marks of this height, of the one before (its block may not have
+    /// reached the disk) and of later ones that were restored.
     pub fn live_marks(&self) -> Vec<Mark> {
-        Vec::new()
+        let mut marks = self.last.as_ref().map_or_else(Vec::new, |last| last.marks.clone());
+        marks.extend(self.at.voice.marks());
+        marks.extend(self.restored.values().flatten().cloned());
+        marks
+    }
+}
+
+fn deciding(config: &Config, height: Height, parent: BlockId) -> Deciding {
+    let set = config.electorate.of_height(height).clone();
+    let me = config.own.as_ref().and_then(|own| set.index_of(own));
+    Deciding::new(height, parent, set, me)
+}
+
+// What messages do.
+impl Consensus {
+    fn when(&self, found: Height) -> Result<When, ConsensusError> {
+        let current = self.at.height;
+        match found {
+            _ if found == current => Ok(When::Now),
+            _ if found == current.next() => Ok(When::Next),
+            _ if found > current => Err(ConsensusError::EarlyHeight { found, current }),
+            _ if found == current.previous() && self.last.is_some() => Ok(When::Last),
+            _ => Err(ConsensusError::StaleHeight { found, current }),
+        }
+    }
+
+    fn member(&self, validator: ValidatorIndex, height: Height) -> Result<(), ConsensusError> {
+        match self.config.electorate.of_height(height).power(validator) {
+            0 => Err(ConsensusError::UnknownValidator { validator, height }),
+            _ => Ok(()),
+        }
+    }
+
+    fn take_proposal(&mut self, proposal: Proposal) -> Result<(), ConsensusError> {
+        let block = self.check_proposal(&proposal)?;
+        let vote = BlockVote {
+            height: proposal.height,
+            round: proposal.round,
+            phase: Phase::Propose,
+            block,
+            validator: proposal.leader,
+            signature: proposal.signature,
+        };
+        if self.at.me == Some(proposal.leader) && !self.at.voice.hear_proposal(&proposal, block) {
+            self.foreign("proposal", vote.round)?;
+        }
+        // A proposal that is refused below may still be half of a contradiction.
+        let conflict = self.count(&vote);
+        let fresh = check::fresh(&proposal, block).inspect_err(|_| self.stats.refused += 1)?;
+        if proposal.round > self.at.round || !self.at.entered {
+            match &proposal.justification {
+                Some(certificate) if self.at.decided.is_none() && certificate.round >= self.at.round => {
+                    self.enter(certificate.clone());
+                }
+                _ => {}
+            }
+        }
+        let current = proposal.round == self.at.round && self.at.entered && self.at.decided.is_none();
+        if current && self.at.accepted.is_none() {
+            self.at.accepted = Some(Accepted { block, fresh });
+            if self.at.justification.is_none() {
+                self.at.justification.clone_from(&proposal.justification);
+            }
+        } else if let Err(error) = conflict
+            && !self.at.is_wanted(&block)
+        {
+            return Err(error);
+        } else if !self.at.is_wanted(&block) && !self.at.has_room() {
+            return Err(self.stale_round(proposal.round));
+        }
+        self.keep(block, proposal);
+        Ok(())
+    }
+
+    /// What does not depend on what was seen of this height before.
+    fn check_proposal(&self, proposal: &Proposal) -> Result<BlockId, ConsensusError> {
+        let (height, round, leader) = (proposal.height, proposal.round, proposal.leader);
+        let chain = &self.config.electorate.chain;
+        let block = proposal.block_id(chain);
+        if self.at.bodies.get(&block).is_some_and(|known| known.round >= round) {
+            return Err(ConsensusError::Duplicate {
+                what: "proposal",
+                validator: leader,
+                height,
+                round,
+            });
+        }
+        check::form(chain, proposal, block)?;
+        let expected = self.leaders.leader(round);
+        if expected != leader {
+            return Err(ConsensusError::NotTheLeader {
+                height,
+                round,
+                found: leader,
+                expected,
+            });
+        }
+        if proposal.header.parent != self.at.parent {
+            return Err(ConsensusError::WrongParent {
+                height,
+                found: proposal.header.parent,
+                expected: self.at.parent,
+            });
+        }
+        Ok(block)
+    }
+
+    fn keep(&mut self, block: BlockId, proposal: Proposal) {
+        let first = !self.at.bodies.contains_key(&block);
+        self.at.keep(block, proposal);
+        if let Some(certificate) = self
+            .at
+            .decided
+            .clone()
+            .filter(|decided| first && decided.block == block)
+        {
+            self.actions.push(Action::Decided {
+                certificate,
+                proposal: self.at.bodies.get(&block).cloned(),
+            });
+        }
+    }
+
+    fn take_vote(&mut self, vote: BlockVote) -> Result<(), ConsensusError> {
+        let current = self.at.round;
+        if vote.round.0 > current.0.saturating_add(MAX_ROUNDS_AHEAD) {
+            return Err(ConsensusError::EarlyRound {
+                height: vote.height,
+                found: vote.round,
+                current,
+            });
+        }
+        if vote.round.0 < current.0.saturating_sub(rules::MAX_ROUNDS_BEHIND) {
+            return Err(self.stale_round(vote.round));
+        }
+        if vote.round > current {
+            self.make_room(&vote)?;
+        }
+        if self.at.me == Some(vote.validator) && !self.at.voice.hear_vote(&vote) {
+            self.foreign("vote", vote.round)?;
+        }
+        self.count(&vote)
+    }
+
+    /// Of a validator's votes in rounds to come, the latest rounds are kept.
+    fn make_room(&mut self, vote: &BlockVote) -> Result<(), ConsensusError> {
+        let rounds = self.at.votes.rounds_of(vote.validator, self.at.round);
+        if rounds.contains(&vote.round) || rounds.len() < MAX_LATER_ROUNDS {
+            return Ok(());
+        }
+        if vote.round < rounds[0] {
+            return Err(ConsensusError::EarlyRound {
+                height: vote.height,
+                found: vote.round,
+                current: self.at.round,
+            });
+        }
+        self.at.votes.forget(&self.at.set, vote.validator, rounds[0]);
+        Ok(())
+    }
+
+    fn count(&mut self, vote: &BlockVote) -> Result<(), ConsensusError> {
+        match self.at.votes.add(&self.at.set, vote) {
+            Added::New => {
+                self.stats.votes += 1;
+                Ok(())
+            }
+            Added::Known => Err(ConsensusError::Duplicate {
+                what: "vote",
+                validator: vote.validator,
+                height: vote.height,
+                round: vote.round,
+            }),
+            Added::Conflict { kept, signature } => Err(self.accuse(vote, kept, signature)),
+        }
+    }
+
+    fn accuse(&mut self, second: &BlockVote, kept: BlockId, signature: Signature) -> ConsensusError {
+        if self.at.accused.insert((second.validator, second.round, second.phase)) {
+            self.stats.evidence += 1;
+            let first = BlockVote {
+                block: kept,
+                signature,
+                ..second.clone()
+            };
+            self.actions.push(Action::Evidence(Evidence {
+                first,
+                second: second.clone(),
+            }));
+        }
+        ConsensusError::Conflict {
+            validator: second.validator,
+            height: second.height,
+            round: second.round,
+            phase: second.phase,
+            kept,
+            found: second.block,
+        }
+    }
+
+    fn take_change(&mut self, change: ViewChange) -> Result<(), ConsensusError> {
+        if self.at.me == Some(change.validator) && !self.at.voice.hear_change(&change) {
+            self.foreign("view change", change.round)?;
+        }
+        let (validator, height, round) = (change.validator, change.height, change.round);
+        if round < self.at.round {
+            return Err(self.stale_round(round));
+        }
+        match self.at.changes.add(&change) {
+            Noted::New => {
+                self.stats.votes += 1;
+                Ok(())
+            }
+            Noted::Known => Err(ConsensusError::Duplicate {
+                what: "view change",
+                validator,
+                height,
+                round,
+            }),
+            Noted::Old => Err(self.stale_round(round)),
+            Noted::Conflict => Err(ConsensusError::ConflictingViewChange {
+                validator,
+                height,
+                round,
+            }),
+        }
+    }
+
+    /// A Commit for the decided block of the height before still joins its certificate. Any other vote there shows that
+    /// its sender is behind.
+    fn take_late_vote(&mut self, vote: BlockVote) -> Result<(), ConsensusError> {
+        let (phase, round, block) = (vote.phase, vote.round, vote.block);
+        let Some(last) = self.last.as_mut() else {
+            return Err(self.behind(vote.height));
+        };
+        if phase != Phase::Commit || round != last.round {
+            return Err(match phase {
+                Phase::Commit => self.stale_height(vote.height),
+                _ => self.behind(vote.height),
+            });
+        }
+        let own = self.config.electorate.of_height(vote.height);
+        let own = self.config.own.as_ref().and_then(|key| own.index_of(key));
+        match last.signatures.get(&vote.validator).copied() {
+            _ if block != last.block => Err(match last.signatures.get(&vote.validator).copied() {
+                Some(signature) => {
+                    let kept = last.block;
+                    self.accuse(&vote, kept, signature)
+                }
+                None => self.stale_height(vote.height),
+            }),
+            Some(_) => Err(ConsensusError::Duplicate {
+                what: "vote",
+                validator: vote.validator,
+                height: vote.height,
+                round,
+            }),
+            None => {
+                last.signatures.insert(vote.validator, vote.signature);
+                if own == Some(vote.validator) {
+                    last.commit = Some(crate::primitives::Gossip::BlockVote(vote));
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Somebody still works on the height before: the own Commit is sent again for it, now and then.
+    fn behind(&mut self, found: Height) -> ConsensusError {
+        let now = self.pace.now;
+        if let Some(last) = self.last.as_mut()
+            && now.ms_since(last.helped) >= RESEND_MIN_MS
+            && let Some(commit) = &last.commit
+            && self.voting
+        {
+            last.helped = now;
+            self.stats.resends += 1;
+            self.actions.push(Action::Resend(commit.clone()));
+        }
+        self.stale_height(found)
+    }
+
+    /// The own key speaks, and not from here. Whatever is said at this height could contradict it.
+    fn foreign(&mut self, what: &'static str, round: Round) -> Result<(), ConsensusError> {
+        self.at.voice.muted = true;
+        self.stats.foreign += 1;
+        Err(ConsensusError::Foreign {
+            what,
+            height: self.at.height,
+            round,
+        })
+    }
+
+    const fn stale_height(&self, found: Height) -> ConsensusError {
+        ConsensusError::StaleHeight {
+            found,
+            current: self.at.height,
+        }
+    }
+
+    const fn stale_round(&self, found: Round) -> ConsensusError {
+        ConsensusError::StaleRound {
+            height: self.at.height,
+            found,
+            current: self.at.round,
+        }
+    }
+
+    fn finish(&mut self, result: Result<(), ConsensusError>) -> Result<(), ConsensusError> {
+        match &result {
+            Ok(()) => {}
+            Err(ConsensusError::Duplicate { .. }) => self.stats.duplicates += 1,
+            Err(ConsensusError::StaleHeight { .. } | ConsensusError::StaleRound { .. }) => self.stats.stale += 1,
+            Err(
+                ConsensusError::EarlyHeight { .. } | ConsensusError::EarlyRound { .. } | ConsensusError::NoRoom { .. },
+            ) => self.stats.early += 1,
+            Err(ConsensusError::ConflictingViewChange { .. }) => self.stats.conflicting_view_changes += 1,
+            Err(_) => {}
+        }
+        self.advance();
+        result
+    }
+
+    fn replay_future(&mut self, now: Time) {
+        let (proposals, votes, changes) = self.future.take();
+        // What is wrong with these was not known when they came; nobody is left to be told.
+        for proposal in proposals {
+            let _ = self.on_proposal(now, proposal);
+        }
+        for vote in votes {
+            let _ = self.on_vote(now, vote);
+        }
+        for change in changes {
+            let _ = self.on_view_change(now, change);
+        }
+    }
+
+    fn mute_if_unknown(&mut self) {
+        self.at.voice.muted = self.at.voice.is_blank() && !self.restored.is_empty();
+    }
+
+    fn step(&self) -> Step {
+        let at = &self.at;
+        match () {
+            () if at.decided.is_some() => Step::Decided,
+            () if !at.entered => Step::ViewChange,
+            () if at.voice.signed(at.round, Phase::Commit).is_some() => Step::Commit,
+            () if at.accepted.is_some() => Step::Prepare,
+            () => Step::Propose,
+        }
     }
 }

@@ -671,7 +671,9 @@ impl Finality {
 
     /// When something certified becomes a candidate by waiting; `None`: nothing waits.
     pub fn next_candidate_at(&self) -> Option<Time> {
-        self.stalled.first().map(|(since, _)| since.plus_ms(self.config.contest_after_ms))
+        self.stalled
+            .first()
+            .map(|(since, _)| since.plus_ms(self.config.contest_after_ms))
     }
 
     /// Payments that are certified and in no block.
@@ -685,6 +687,16 @@ impl Finality {
         never_certified
             .filter_map(|txid| self.proof(VoteKind::Abandon, txid))
             .collect()
+    }
+
+    /// Whether a block could reject something.
+    pub fn has_rejections(&self) -> bool {
+        self.rejectable.iter().any(|txid| !self.is_certified(txid))
+    }
+
+    /// The sequence that the next own vote batch will have.
+    pub const fn next_sequence(&self) -> u64 {
+        self.next_sequence
     }
 
     /// What a seal lists: cast Final here and in no block, ascending.
@@ -788,7 +800,7 @@ impl Finality {
 
     // ---- inside -------------------------------------------------------------------------------------------------
 
-    const fn may_vote(&self) -> bool {
+    fn may_vote(&self) -> bool {
         let sealed = self.sealed && !planted!(VoteAfterSeal);
         self.voting && !sealed && self.config.own.is_some()
     }

@@ -87,7 +87,9 @@ impl Received {
     /// A batch without live votes is forgotten, but never the latest: it says how far the validator has counted. The
     /// one before the latest is looked at too, since it may have been the latest until now.
     fn forget_settled(&mut self, touched: u64) {
-        let Some(latest) = self.kept.last_key_value().map(|(sequence, _)| *sequence) else { return };
+        let Some(latest) = self.kept.last_key_value().map(|(sequence, _)| *sequence) else {
+            return;
+        };
         let before = self.kept.range(..latest).next_back().map(|(sequence, _)| *sequence);
         for sequence in [Some(touched), before].into_iter().flatten() {
             if sequence != latest && self.kept.get(&sequence).is_some_and(|kept| kept.live == 0) {

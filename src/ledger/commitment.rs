@@ -368,3 +368,152 @@ fn node(left: &[u8; 32], right: &[u8; 32]) -> [u8; 32] {
         .finalize()
         .into()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::primitives::{Amount, Height, LockHash, Output};
+    use proptest::prelude::*;
+
+    fn coins() -> impl Strategy<Value = BTreeMap<OutPoint, Coin>> {
+        // Few first bytes, so that buckets are shared.
+        let outpoint = (0u8..4, any::<u8>(), 0u32..3).prop_map(|(first, second, index)| {
+            let mut txid = [7; 32];
+            (txid[0], txid[1]) = (first, second);
+            OutPoint {
+                txid: TxId(txid),
+                index,
+            }
+        });
+        let coin = (1u64.., any::<[u8; 32]>(), 0u64..1_000).prop_map(|(value, lock, height)| Coin {
+            output: Output {
+                value: Amount(value),
+                lock: LockHash(lock),
+            },
+            height: Height(height),
+        });
+        prop::collection::btree_map(outpoint, coin, 0..60)
+    }
+
+    fn pairs(coins: &BTreeMap<OutPoint, Coin>) -> Vec<(OutPoint, Coin)> {
+        coins.iter().map(|(outpoint, coin)| (*outpoint, *coin)).collect()
+    }
+
+    #[test]
+    fn the_bucket_is_the_first_ten_bits() {
+        let with = |first, second| {
+            let mut txid = [0xff; 32];
+            (txid[0], txid[1]) = (first, second);
+            bucket_of(&TxId(txid))
+        };
+        assert_eq!(
+            [
+                with(0, 0x3f),
+                with(0, 0x40),
+                with(1, 0),
+                with(0x80, 0),
+                with(0xff, 0xff)
+            ],
+            [0, 1, 4, 512, 1023]
+        );
+    }
+
+    #[test]
+    fn the_root_of_nothing() {
+        let digest = Hash(Sha256::digest([0; STATE_BYTES]).into());
+        assert_eq!(LtHash::new().digest(), digest);
+        assert_eq!(Commitment::empty().root(), merkle_root(&[digest; UTXO_BUCKETS]));
+    }
+
+    #[test]
+    fn a_short_state_is_refused() {
+        assert!(matches!(
+            LtHash::from_bytes(&[0; 2047]),
+            Err(DecodeError::Length {
+                length: 2047,
+                expected: 2048,
+                ..
+            })
+        ));
+    }
+
+    proptest! {
+        #[test]
+        fn order_does_not_matter(coins in coins(), seed: u64) {
+            let mut shuffled = pairs(&coins);
+            shuffled.sort_by_key(|(outpoint, _)| blake3::hash(&[&seed.to_be_bytes()[..], &outpoint.to_bytes()].concat()).as_bytes()[0]);
+            let (mut one, mut other) = (LtHash::new(), LtHash::new());
+            coins.iter().for_each(|(outpoint, coin)| one.insert(outpoint, coin));
+            shuffled.iter().for_each(|(outpoint, coin)| other.insert(outpoint, coin));
+            prop_assert_eq!(&one, &other);
+            prop_assert_eq!(LtHash::from_bytes(&one.to_bytes()), Ok(one.clone()));
+            prop_assert_eq!(one == LtHash::new(), coins.is_empty());
+            // In whatever order they go again, nothing is left.
+            coins.iter().for_each(|(outpoint, coin)| other.remove(outpoint, coin));
+            prop_assert_eq!(other, LtHash::new());
+        }
+
+        #[test]
+        fn every_field_of_a_coin_counts(coins in coins(), pick: prop::sample::Index, bit in 0usize..(36 + 40) * 8) {
+            prop_assume!(!coins.is_empty());
+            let (outpoint, coin) = pairs(&coins)[pick.index(coins.len())];
+            let (mut other_outpoint, mut other_coin) = (outpoint, coin);
+            match bit / 8 {
+                byte @ 0..32 => other_outpoint.txid.0[byte] ^= 1 << (bit % 8),
+                32..36 => other_outpoint.index ^= 1 << (bit - 32 * 8),
+                byte @ 36..68 => other_coin.output.lock.0[byte - 36] ^= 1 << (bit % 8),
+                68..72 => other_coin.output.value.0 ^= 1 << (bit - 68 * 8),
+                _ => other_coin.height.0 ^= 1 << (bit - 72 * 8),
+            }
+            let hash = |outpoint: &OutPoint, coin: &Coin| {
+                let mut state = LtHash::new();
+                state.insert(outpoint, coin);
+                state
+            };
+            prop_assert_ne!(hash(&outpoint, &coin), hash(&other_outpoint, &other_coin));
+        }
+
+        #[test]
+        fn a_change_leads_where_rebuilding_leads(before in coins(), after in coins()) {
+            let mut commitment = Commitment::of_coins(&before);
+            let gone = |from: &BTreeMap<OutPoint, Coin>, to: &BTreeMap<OutPoint, Coin>| -> Vec<(OutPoint, Coin)> {
+                pairs(from).into_iter().filter(|(outpoint, coin)| to.get(outpoint) != Some(coin)).collect()
+            };
+            let change = commitment.with_changes(&gone(&before, &after), &gone(&after, &before));
+            let rebuilt = Commitment::of_coins(&after);
+            prop_assert_eq!(change.root, rebuilt.root());
+            prop_assert_eq!(change.root, merkle_root(&rebuilt.digests()));
+            let root = change.root;
+            commitment.commit_change(change);
+            prop_assert_eq!(commitment.root(), root);
+            for index in 0..UTXO_BUCKETS as u16 {
+                prop_assert_eq!(commitment.bucket(index), rebuilt.bucket(index));
+            }
+            // And once more from there, so that the tree's inner nodes were kept right too.
+            let back = commitment.with_changes(&gone(&after, &before), &gone(&before, &after));
+            prop_assert_eq!(back.root, Commitment::of_coins(&before).root());
+        }
+
+        #[test]
+        fn a_bucket_is_exactly_its_coins(coins in coins(), pick: prop::sample::Index) {
+            prop_assume!(!coins.is_empty());
+            let (chosen, _) = pairs(&coins)[pick.index(coins.len())];
+            let index = bucket_of(&chosen.txid);
+            let mut inside = coins.clone();
+            inside.retain(|outpoint, _| bucket_of(&outpoint.txid) == index);
+            let digest = Commitment::of_coins(&coins).digests()[usize::from(index)];
+            prop_assert_eq!(verify_bucket(index, &inside, &digest), Ok(()));
+            let foreign = verify_bucket(index ^ 1, &inside, &digest);
+            let named = matches!(foreign, Err(BucketError::Foreign { found, .. }) if found == index);
+            prop_assert!(named, "{:?}", foreign);
+            let mut more = inside.clone();
+            more.get_mut(&chosen).expect("it is of this bucket").height.0 += 1;
+            inside.remove(&chosen);
+            for wrong in [inside, more] {
+                let verdict = verify_bucket(index, &wrong, &digest);
+                let named = matches!(verdict, Err(BucketError::Digest { bucket, expected, .. }) if bucket == index && expected == digest);
+                prop_assert!(named, "{:?}", verdict);
+            }
+        }
+    }
+}

@@ -1,6 +1,8 @@
 //! What rules may read: the committed state, and an overlay of it with changes that are not committed.
 
-use crate::primitives::{Amount, BlockId, Coin, CommittedBlock, Hash, Height, OutPoint, Time, Transaction, TxId};
+use crate::primitives::{
+    Amount, BlockId, Coin, CommittedBlock, Hash, Height, LockHash, OutPoint, Time, Transaction, TxId,
+};
 use std::{collections::BTreeMap, fmt};
 use thiserror::Error;
 
@@ -160,10 +162,86 @@ pub trait Query: View + Send + Sync {
     /// Unspent coins under a lock, ascending by outpoint, after `after`, at most `limit`.
     fn coins_of(
         &self,
-        lock: &crate::primitives::LockHash,
+        lock: &LockHash,
         after: Option<&OutPoint>,
         limit: usize,
     ) -> Result<Vec<(OutPoint, Coin)>, ViewError>;
     /// The height of a block.
     fn height_of(&self, block: &BlockId) -> Result<Option<Height>, ViewError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        ledger::testing::Chain,
+        primitives::{LockHash, Output},
+    };
+    use proptest::prelude::*;
+
+    fn coin(value: u64) -> Coin {
+        Coin {
+            output: Output {
+                value: Amount(value),
+                lock: LockHash([1; 32]),
+            },
+            height: Height(1),
+        }
+    }
+
+    fn fresh(index: u32) -> OutPoint {
+        OutPoint {
+            txid: TxId([0xee; 32]),
+            index,
+        }
+    }
+
+    #[test]
+    fn coins_of_payments_that_wait_are_in_no_block() {
+        let chain = Chain::new();
+        let payment = chain.pay(0, 1);
+        let (made, _) = payment.created().next().expect("one output");
+        let height = |mut overlay: Overlay<'_>| {
+            overlay.apply(&payment).expect("memory");
+            overlay.coin(&made).expect("memory").map(|coin| coin.height)
+        };
+        assert_eq!(height(Overlay::new(&chain.view)), Some(UNCOMMITTED));
+        assert_eq!(height(Overlay::at_height(&chain.view, Height(7))), Some(Height(7)));
+    }
+
+    proptest! {
+        /// An overlay against the same changes made to a copy of the map below it.
+        #[test]
+        fn an_overlay_is_a_changed_copy(changes in prop::collection::vec((any::<bool>(), 0usize..14, 1u64..100), 0..60)) {
+            let chain = Chain::new();
+            let names: Vec<OutPoint> = chain.genesis_coins.iter().copied().chain((0..5).map(fresh)).collect();
+            let mut overlay = Overlay::new(&chain.view);
+            let mut copy = chain.view.coins.clone();
+            for (spend, pick, value) in changes {
+                let name = names[pick];
+                if spend {
+                    prop_assert_eq!(overlay.spend(&name), Ok(copy.remove(&name)));
+                } else if pick >= chain.genesis_coins.len() && !copy.contains_key(&name) {
+                    // As in a chain: a name is given once, so a spent one does not come back.
+                    if overlay.spent.contains_key(&name) {
+                        continue;
+                    }
+                    overlay.create(name, coin(value));
+                    copy.insert(name, coin(value));
+                }
+                for name in &names {
+                    prop_assert_eq!(overlay.coin(name), Ok(copy.get(name).copied()));
+                }
+            }
+            let Changes { spent, created } = overlay.into_changes();
+            let mut rebuilt = chain.view.coins.clone();
+            for (name, coin) in &spent {
+                prop_assert_eq!(rebuilt.remove(name), Some(*coin));
+            }
+            for (name, coin) in &created {
+                prop_assert_eq!(rebuilt.insert(*name, *coin), None);
+            }
+            prop_assert_eq!(rebuilt, copy);
+        }
+    }
 }

@@ -105,6 +105,8 @@ pub enum Event {
         /// What they are.
         what: String,
     },
+    /// Something that should not happen and that this node could deal with: for the log.
+    Trouble(String),
     /// The node starts or stops voting, and why.
     Voting {
         /// Whether it votes from now on.

@@ -78,6 +78,15 @@ impl Payments {
         }
     }
 
+    /// Another transaction wants one of its coins; what is certified is beyond that.
+    pub(super) fn contest(&self, txid: &TxId) {
+        if let Some(mut known) = self.known.get_mut(txid)
+            && known.state == State::Pending
+        {
+            known.state = State::Contested;
+        }
+    }
+
     pub(super) fn set_final(&self, txid: &TxId, proof: Proof) {
         if let Some(mut known) = self.known.get_mut(txid) {
             known.state = State::Final;

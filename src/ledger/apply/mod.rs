@@ -363,6 +363,7 @@ impl BlockRules<'_> {
             self.refuse_rejected(&txid)?;
             let fee = match validate(coins, self.params, transaction) {
                 Ok(fee) => fee,
+                Err(TransactionError::View(error)) => return Err(error.into()),
                 Err(error) => {
                     // A committed transaction has spent its inputs, so this is the only way to meet one, and looking
                     // each one up beforehand would cost a read for nothing.

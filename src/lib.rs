@@ -14,8 +14,10 @@ pub mod sync;
 
 pub mod replica;
 
+pub mod api;
 pub mod network;
 pub mod store;
+pub mod wallet;
 
 /// Messages and services as compiled from `proto/`.
 #[allow(

@@ -16,6 +16,7 @@ pub mod replica;
 
 pub mod api;
 pub mod network;
+pub mod signer;
 pub mod store;
 pub mod wallet;
 

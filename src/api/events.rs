@@ -196,7 +196,7 @@ impl Api {
                     };
                     out.extend(self.payment(filter, PaymentEventKind::Dropped, txid, 0, reason));
                 }
-                Event::Evidence { .. } | Event::Voting { .. } => {}
+                Event::Evidence { .. } | Event::Voting { .. } | Event::Trouble(_) => {}
             }
         }
     }

@@ -14,8 +14,11 @@ pub mod sync;
 
 pub mod replica;
 
+pub mod api;
 pub mod network;
+pub mod signer;
 pub mod store;
+pub mod wallet;
 
 pub mod sim;
 

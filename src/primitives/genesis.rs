@@ -65,7 +65,7 @@ impl Default for Params {
 }
 
 impl Params {
-    fn to_proto(&self) -> proto::Params {
+    pub(crate) fn to_proto(&self) -> proto::Params {
         proto::Params {
             epoch_length: self.epoch_length,
             min_fee_rate: self.min_fee_rate,

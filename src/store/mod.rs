@@ -17,6 +17,7 @@
 
 pub mod backend;
 mod journal;
+pub mod ledger_store;
 mod lock_file;
 mod log_file;
 pub mod memory;

@@ -19,6 +19,8 @@ pub mod network;
 pub mod store;
 pub mod wallet;
 
+pub mod cli;
+
 /// Messages and services as compiled from `proto/`.
 #[allow(
     missing_docs,

@@ -22,6 +22,8 @@ pub mod wallet;
 
 pub mod sim;
 
+pub mod cli;
+
 /// Messages and services as compiled from `proto/`.
 #[allow(
     missing_docs,

@@ -368,6 +368,24 @@ fn every_module_has_a_floor() {
 }
 
 #[test]
+fn the_pure_floors_ask_clippy() {
+    let lib = squeeze(&code_only(include_str!("../src/lib.rs")));
+    let items: Vec<&str> = lib.split_inclusive([';', '}']).collect();
+    for module in FLOORS[..=LAST_PURE_FLOOR].concat() {
+        let Some(item) = items.iter().find(|item| item.ends_with(&format!("mod {module};"))) else {
+            continue;
+        };
+        for lint in ["disallowed_types", "disallowed_methods", "disallowed_macros"] {
+            let asks = item.contains("#[deny(") && item.contains(&format!("clippy::{lint}"));
+            assert!(
+                asks,
+                "lib.rs declares {module} without #[deny(clippy::{lint})]: see clippy.toml"
+            );
+        }
+    }
+}
+
+#[test]
 fn violations_are_noticed() {
     let judge = |path: &[&str], source: &str| {
         let (code, _) = without_tests(&code_only(source));

@@ -20,6 +20,10 @@ pub mod signer;
 pub mod store;
 pub mod wallet;
 
+pub mod node;
+
+pub mod cli;
+
 /// Messages and services as compiled from `proto/`.
 #[allow(
     missing_docs,

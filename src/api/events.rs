@@ -74,6 +74,8 @@ struct Filter {
     /// Empty: all.
     locks: BTreeSet<LockHash>,
     want_bodies: bool,
+    /// Empty: all.
+    kinds: Vec<PaymentEventKind>,
     blocks_only: bool,
 }
 
@@ -83,15 +85,32 @@ impl Filter {
             return Err(Refusal::too_many("TOO_MANY_ADDRESSES", "addresses", MAX_ADDRESSES));
         }
         let lock = |text: &String| super::service::lock_of_address(text, network);
+        let kind = |number: &i32| {
+            PaymentEventKind::try_from(*number).map_err(|_| {
+                Refusal::invalid(
+                    "UNKNOWN_VALUE",
+                    format!("kinds: unknown value {number}"),
+                    vec![("what", "kinds".into()), ("value", number.to_string())],
+                )
+            })
+        };
+        let mut kinds: Vec<PaymentEventKind> = request.kinds.iter().map(kind).collect::<Result<_, _>>()?;
+        kinds.sort_unstable();
+        kinds.dedup();
         Ok(Self {
             locks: request.addresses.iter().map(lock).collect::<Result<_, _>>()?,
             want_bodies: request.want_bodies,
+            kinds,
             blocks_only: request.blocks_only,
         })
     }
 
     fn needs_bodies(&self) -> bool {
         self.want_bodies || !self.locks.is_empty()
+    }
+
+    fn wants(&self, kind: PaymentEventKind) -> bool {
+        !self.blocks_only && (self.kinds.is_empty() || self.kinds.contains(&kind))
     }
 
     fn concerns(&self, transaction: &Transaction) -> bool {
@@ -196,7 +215,7 @@ impl Api {
                     };
                     out.extend(self.payment(filter, PaymentEventKind::Dropped, txid, 0, reason));
                 }
-                Event::Evidence { .. } | Event::Voting { .. } | Event::Trouble(_) => {}
+                _ => {}
             }
         }
     }
@@ -209,7 +228,7 @@ impl Api {
         height: u64,
         reason: &str,
     ) -> Option<proto::NodeEvent> {
-        if filter.blocks_only {
+        if !filter.wants(kind) {
             return None;
         }
         let known = if filter.needs_bodies() {
@@ -286,8 +305,7 @@ mod tests {
         let addresses = locks.iter().map(|lock| address("ltime", *lock)).collect();
         let request = proto::SubscribeRequest {
             addresses,
-            want_bodies: false,
-            blocks_only: false,
+            ..Default::default()
         };
         Filter::new(&request, "ltime").expect("valid addresses")
     }
@@ -329,6 +347,22 @@ mod tests {
         };
         let refusal = Filter::new(&many, "ltime").expect_err("too many");
         assert_eq!(refusal.reason, "TOO_MANY_ADDRESSES");
+    }
+
+    #[test]
+    fn kinds_are_picked() {
+        let wanted = |kinds: &[PaymentEventKind], blocks_only| {
+            let request = proto::SubscribeRequest {
+                kinds: kinds.iter().map(|kind| i32::from(*kind)).collect(),
+                blocks_only,
+                ..Default::default()
+            };
+            let filter = Filter::new(&request, "ltime").expect("valid");
+            (filter.wants(PaymentEventKind::Final), filter.wants(PaymentEventKind::Committed))
+        };
+        assert_eq!(wanted(&[], false), (true, true));
+        assert_eq!(wanted(&[PaymentEventKind::Committed], false), (false, true));
+        assert_eq!(wanted(&[], true), (false, false));
     }
 
     #[test]

@@ -103,8 +103,8 @@ impl Refusal {
         Status::with_error_details(self.code, self.message, details)
     }
 
-    pub(super) fn into_proto(self) -> proto::Refusal {
-        proto::Refusal {
+    pub(super) fn into_proto(self) -> proto::SubmitRefusal {
+        proto::SubmitRefusal {
             code: i32::from(self.code).unsigned_abs(),
             reason: self.reason,
             message: self.message,
@@ -112,7 +112,7 @@ impl Refusal {
         }
     }
 
-    pub(super) fn from_proto(message: proto::Refusal) -> Self {
+    pub(super) fn from_proto(message: proto::SubmitRefusal) -> Self {
         Self {
             code: i32::try_from(message.code).map_or(Code::Unknown, Code::from_i32),
             reason: message.reason,

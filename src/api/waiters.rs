@@ -151,7 +151,7 @@ impl Waiters {
                 }
             }
             Event::Dropped { txid, reason } => self.wake(txid, |_| true, Outcome::Dropped(*reason)),
-            Event::Accepted(_) | Event::Evidence { .. } | Event::Voting { .. } | Event::Trouble(_) => {}
+            _ => {}
         }
     }
 

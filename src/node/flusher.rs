@@ -10,7 +10,7 @@ use crate::{
     store::{backend::StoreError, ledger_store::LedgerStore},
 };
 use std::{
-    sync::{Arc, Condvar, Mutex, PoisonError},
+    sync::{Condvar, Mutex, PoisonError},
     time::Instant,
 };
 

@@ -82,7 +82,7 @@ pub enum NodeError {
     #[error("the node stops: {0}")]
     Server(String),
     /// Something did not end in time.
-    #[error("the node did not stop within {} s: {0} still runs", STOP_WITHIN.as_secs_f32())]
+    #[error("the node did not stop in time: {0} still runs")]
     Stuck(String),
 }
 

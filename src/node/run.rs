@@ -24,7 +24,7 @@ use crate::{
 };
 use arc_swap::ArcSwap;
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -143,7 +143,7 @@ struct Memory {
     own: Vec<Gossip>,
     /// The replica's questions under way, by the network's number.
     questions: HashMap<network::RequestId, RequestId>,
-    tickets: HashMap<Ticket, ReplyTo>,
+    tickets: BTreeMap<Ticket, ReplyTo>,
     next_ticket: u64,
     /// When submissions that are not final yet came in.
     submitted: HashMap<TxId, Instant>,

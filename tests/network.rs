@@ -400,14 +400,13 @@ async fn every_failed_request_says_why_and_just_once() {
         ..quick()
     };
     let mut one = start(34, config.clone()).await;
-    let mut two = start(
-        35,
-        Config {
-            bootstrap: vec![one.address()],
-            ..config
-        },
-    )
-    .await;
+    // The answerer is the more patient one, so that it is clear whose time runs out first.
+    let patient = Config {
+        request_timeout_ms: 1_500,
+        bootstrap: vec![one.address()],
+        ..config
+    };
+    let mut two = start(35, patient).await;
     let (to_two, to_one) = (one.peer_up().await, two.peer_up().await);
 
     let too_large = one.response_to(to_two, vec![0; MAX_MESSAGE_SIZE + 1]).await;
@@ -435,10 +434,10 @@ async fn every_failed_request_says_why_and_just_once() {
     assert_eq!(one.response(id).await, Err(RequestError::Timeout));
     assert!(start.elapsed() >= Duration::from_millis(500));
     assert_eq!(one.network.stats.request_timeouts.get(), 1);
-    // The late answer goes nowhere, and the place it took comes free.
-    two.network.commands.answer(ticket, vec![2]);
     let stats = std::sync::Arc::clone(&two.network.stats);
     eventually("the ticket expires", || stats.requests_unanswered.get() == 1).await;
+    // The late answer goes nowhere, and the place it took is free.
+    two.network.commands.answer(ticket, vec![2]);
 
     let ids: Vec<_> = (0..6).map(|_| one.network.commands.ask(to_two, vec![3])).collect();
     assert_eq!(one.response(ids[4]).await, Err(RequestError::Overloaded));
@@ -450,6 +449,11 @@ async fn every_failed_request_says_why_and_just_once() {
     for id in &ids[..4] {
         assert_eq!(one.response(*id).await.expect("answered"), vec![3]);
     }
+
+    // This time the answerer gives up first.
+    let id = two.network.commands.ask(to_one, vec![6]);
+    one.request().await;
+    assert_eq!(two.response(id).await, Err(RequestError::Unanswered));
 
     let id = two.network.commands.ask(to_one, vec![4]);
     one.request().await;

@@ -84,7 +84,7 @@ fn transactions_that_break_a_rule() {
         ),
         (
             "a multisig coin with another policy",
-            make(&[coin(8)], COIN - FEE, &[0], &[other_policy.clone()]),
+            make(&[coin(8)], COIN - FEE, &[0], std::slice::from_ref(&other_policy)),
             Err(TransactionError::Locked {
                 outpoint: coin(8),
                 lock: policy().lock(),
@@ -117,7 +117,7 @@ fn transactions_that_break_a_rule() {
         ),
         (
             "a policy that no input needs",
-            make(&[coin(0)], COIN - FEE, &[0], &[other_policy.clone()]),
+            make(&[coin(0)], COIN - FEE, &[0], std::slice::from_ref(&other_policy)),
             Err(TransactionError::UnneededPolicy(other_policy.lock())),
         ),
         (
@@ -242,6 +242,8 @@ fn rehash(chain: &Chain, content: &mut Content) {
     content.header = rebuilt;
 }
 
+/// What a row does to a part of a block.
+type Change<T> = Box<dyn Fn(&mut T)>;
 /// What a row does to a valid block, and what must come of it.
 type Row<'a> = (
     &'a str,
@@ -393,7 +395,7 @@ fn last_commits_that_break_a_rule() {
     let base = chain.content(Vec::new(), Vec::new(), Vec::new());
     let first = chain.view.blocks[&Height(1)].commit.clone();
     let chain = &chain;
-    let with = |change: Box<dyn Fn(&mut BlockCertificate)>| {
+    let with = |change: Change<BlockCertificate>| {
         Box::new(move |content: &mut Content| {
             change(content.last_commit.as_mut().expect("height 3 has one"));
             rehash(chain, content);
@@ -459,13 +461,13 @@ fn transactions_and_rejections_that_do_not_belong_into_a_block() {
     let (fine_id, committed_id, rejected_id) = (fine.txid(), committed.txid(), rejected.txid());
     let base = chain.content(vec![fine, child], vec![chain.rejection(pending)], Vec::new());
     let chain = &chain;
-    let listing = |change: Box<dyn Fn(&mut Vec<CheckedTransaction>)>| {
+    let listing = |change: Change<Vec<CheckedTransaction>>| {
         Box::new(move |content: &mut Content| {
             change(&mut content.transactions);
             rehash(chain, content);
         })
     };
-    let rejecting = |change: Box<dyn Fn(&mut Vec<Certificate>)>| {
+    let rejecting = |change: Change<Vec<Certificate>>| {
         Box::new(move |content: &mut Content| {
             change(&mut content.rejections);
             rehash(chain, content);
@@ -636,7 +638,7 @@ fn seals_that_break_a_rule() {
     ];
     let base = chain.content(vec![listed], vec![chain.rejection(also_rejected)], seals);
     let chain = &chain;
-    let sealing = |change: Box<dyn Fn(&mut Vec<EpochSeal>)>| {
+    let sealing = |change: Change<Vec<EpochSeal>>| {
         Box::new(move |content: &mut Content| {
             change(&mut content.seals);
             rehash(chain, content);

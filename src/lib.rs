@@ -3,15 +3,23 @@
 #![warn(missing_docs)]
 
 #[macro_use]
+#[deny(clippy::disallowed_types, clippy::disallowed_methods, clippy::disallowed_macros)]
 pub mod primitives;
+#[deny(clippy::disallowed_types, clippy::disallowed_methods, clippy::disallowed_macros)]
 pub mod ledger;
 
+#[deny(clippy::disallowed_types, clippy::disallowed_methods, clippy::disallowed_macros)]
 pub mod consensus;
+#[deny(clippy::disallowed_types, clippy::disallowed_methods, clippy::disallowed_macros)]
 pub mod epoch;
+#[deny(clippy::disallowed_types, clippy::disallowed_methods, clippy::disallowed_macros)]
 pub mod finality;
+#[deny(clippy::disallowed_types, clippy::disallowed_methods, clippy::disallowed_macros)]
 pub mod pool;
+#[deny(clippy::disallowed_types, clippy::disallowed_methods, clippy::disallowed_macros)]
 pub mod sync;
 
+#[deny(clippy::disallowed_types, clippy::disallowed_methods, clippy::disallowed_macros)]
 pub mod replica;
 
 pub mod api;
@@ -21,6 +29,7 @@ pub mod store;
 pub mod wallet;
 
 pub mod node;
+pub mod sim;
 
 pub mod cli;
 

@@ -112,7 +112,8 @@ impl Refusal {
         }
     }
 
-    pub(super) fn from_proto(message: proto::SubmitRefusal) -> Self {
+    /// Reads what a stream replies.
+    pub fn from_proto(message: proto::SubmitRefusal) -> Self {
         Self {
             code: i32::try_from(message.code).map_or(Code::Unknown, Code::from_i32),
             reason: message.reason,

@@ -73,7 +73,7 @@ pub fn run() -> ExitCode {
         Command::Wallet(args) => block_on(wallet::run(args)),
         Command::Query(args) => block_on(query::run(args)),
         Command::Receipt(args) => receipt::run(&args),
-        Command::Load(args) => block_on(load::run(args)),
+        Command::Load(args) => load::run(&args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "timecoin", &mut io::stdout());
             Ok(())

@@ -215,9 +215,11 @@ impl Settled {
 }
 
 /// A coin whose spends were rejected.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Cooldown {
     rejections: u32,
+    /// The block that rejected last.
+    rejected: Height,
     until: Height,
 }
 
@@ -1078,17 +1080,33 @@ impl Finality {
         }
     }
 
-    /// The coins of a rejected transaction rest for `2^k` blocks after the k-th time: double-spending oneself must not
-    /// be a cheap way to fill the chain.
+    /// The coins of a rejected transaction rest: not the first time, which may be an accident, but for `2^(k-1)` blocks
+    /// the k-th time. Double-spending oneself must not be a cheap way to fill the chain. Rivals that one block rejects
+    /// together count once.
     fn cool_down(&mut self, txid: TxId) {
         let Some(body) = self.payments.get(&txid).and_then(|payment| payment.body.as_ref()) else {
             return;
         };
         for outpoint in body.transaction.inputs() {
-            let rejections = self.cooldowns.get(outpoint).map_or(0, |cooldown| cooldown.rejections) + 1;
-            let blocks = 1u64.checked_shl(rejections).unwrap_or(MAX_COOLDOWN).min(MAX_COOLDOWN);
+            let before = self.cooldowns.get(outpoint).copied().unwrap_or_default();
+            if before.rejected == self.height {
+                continue;
+            }
+            let rejections = before.rejections + 1;
+            let blocks = 1u64
+                .checked_shl(rejections - 1)
+                .unwrap_or(MAX_COOLDOWN)
+                .min(MAX_COOLDOWN);
+            let blocks = if rejections == 1 { 0 } else { blocks };
             let until = Height(self.height.0.saturating_add(blocks));
-            self.cooldowns.insert(*outpoint, Cooldown { rejections, until });
+            self.cooldowns.insert(
+                *outpoint,
+                Cooldown {
+                    rejections,
+                    rejected: self.height,
+                    until,
+                },
+            );
         }
     }
 
@@ -1136,3 +1154,6 @@ pub struct Numbers {
     /// Votes counted since start.
     pub votes_counted: u64,
 }
+
+#[cfg(test)]
+mod tests;

@@ -82,7 +82,7 @@ impl Params {
         }
     }
 
-    const fn from_proto(message: &proto::Params) -> Self {
+    pub(crate) const fn from_proto(message: &proto::Params) -> Self {
         Self {
             epoch_length: message.epoch_length,
             min_fee_rate: message.min_fee_rate,

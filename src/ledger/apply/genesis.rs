@@ -5,9 +5,12 @@ use crate::{
     primitives::{Amount, BlockId, Coin, Genesis, Height, OutPoint, genesis::GenesisError},
 };
 
+/// A tip, all its coins, and the commitment to them.
+pub type GenesisState = (Tip, Vec<(OutPoint, Coin)>, Commitment);
+
 /// The tip at height 0, its coins, and the commitment to them. Fails on a genesis that [`Genesis::check`] refuses; one
 /// that was decoded has passed it.
-pub fn genesis_tip(genesis: &Genesis) -> Result<(Tip, Vec<(OutPoint, Coin)>, Commitment), GenesisError> {
+pub fn genesis_tip(genesis: &Genesis) -> Result<GenesisState, GenesisError> {
     genesis.check()?;
     let supply = genesis.supply().ok_or(GenesisError::Supply)?;
     let coins: Vec<(OutPoint, Coin)> = genesis.named_coins().collect();

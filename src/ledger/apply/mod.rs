@@ -10,7 +10,7 @@ mod header;
 mod tests;
 mod transaction;
 
-pub use genesis::genesis_tip;
+pub use genesis::{GenesisState, genesis_tip};
 pub use header::{ContentError, build_header, check_content};
 pub use transaction::{TransactionError, validate};
 

@@ -4,7 +4,7 @@ use crate::{
     ledger::{CheckedTransaction, Overlay, ViewError},
     primitives::{Amount, Coin, Fault, LockHash, Multisig, OutPoint, Params, PublicKey, Transaction},
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use thiserror::Error;
 
 /// Which contextual rule a transaction breaks.
@@ -33,14 +33,12 @@ pub enum TransactionError {
     },
     /// One signature would count for two policies; then how many are needed, and with it the size, would depend on who
     /// signs.
-    #[error("the signature of key {public_key} counts for the policies {first} and {second}, allowed is one")]
+    #[error("the signature of key {public_key} counts for policy {policy} and for another, allowed is one")]
     SharedWitness {
         /// The key.
         public_key: PublicKey,
-        /// A policy with it.
-        first: LockHash,
-        /// Another.
-        second: LockHash,
+        /// A policy with it, the second by lock.
+        policy: LockHash,
     },
     /// No input needs this witness.
     #[error("the signature of key {0} opens none of the inputs")]
@@ -166,7 +164,7 @@ impl<'a> Opening<'a> {
     }
 
     fn count_signatures(&mut self) -> Result<(), TransactionError> {
-        let mut counted: BTreeMap<LockHash, LockHash> = BTreeMap::new();
+        let mut counted: BTreeSet<LockHash> = BTreeSet::new();
         for (lock, (policy, needed)) in &self.policies {
             if !needed {
                 return Err(TransactionError::UnneededPolicy(*lock));
@@ -178,11 +176,10 @@ impl<'a> Opening<'a> {
                 };
                 found += 1;
                 *needed = true;
-                if let Some(first) = counted.insert(*key_lock, *lock) {
+                if !counted.insert(*key_lock) {
                     return Err(TransactionError::SharedWitness {
                         public_key: *key,
-                        first,
-                        second: *lock,
+                        policy: *lock,
                     });
                 }
             }

@@ -343,3 +343,6 @@ impl Pool {
             .copied()
     }
 }
+
+#[cfg(test)]
+mod tests;

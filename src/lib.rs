@@ -28,6 +28,7 @@ pub mod signer;
 pub mod store;
 pub mod wallet;
 
+pub mod node;
 pub mod sim;
 
 pub mod cli;

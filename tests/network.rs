@@ -802,6 +802,59 @@ async fn latencies_are_printed() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn throughput_is_printed_and_nothing_is_lost_silently() {
+    let mut one = start_with(78, &[]).await;
+    let mut two = start_with(79, &[&one]).await;
+    one.peer_up().await;
+    two.peer_up().await;
+    let commands = two.network.commands.clone();
+    let heard = tokio::spawn(async move {
+        let mut heard = std::collections::BTreeSet::new();
+        while let Ok(Some(event)) = tokio::time::timeout(Duration::from_secs(3), two.network.events.recv()).await {
+            if let Event::Gossip { id, payload, .. } = event {
+                commands.verdict(id, Verdict::Ignore);
+                heard.insert(u32::from_be_bytes(
+                    payload[..4].try_into().expect("at least four bytes"),
+                ));
+            }
+        }
+        (heard, two)
+    });
+    // Far more than a queue holds, as fast as it goes; then spaced so that the command queue never overflows.
+    const COUNT: u32 = 20_000;
+    let start = Instant::now();
+    for number in 0..COUNT {
+        let mut words = number.to_be_bytes().to_vec();
+        words.resize(250, 7);
+        one.network.commands.publish(Topic::Votes, words);
+        if number % 1_000 == 999 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    let offered = start.elapsed();
+    let (heard, two) = heard.await.expect("no panic");
+    let stats = &one.network.stats;
+    println!(
+        "{COUNT} messages of 250 bytes offered in {offered:?}: {} heard, {} retries, {} given up, {} overflowed, {} lost \
+         by a slow peer, {} dropped by the receiver",
+        heard.len(),
+        stats.publish_retries.get(),
+        stats.publish_abandoned.get(),
+        stats.publish_overflow.get(),
+        stats.slow_peer_losses.get(),
+        two.network.stats.gossip_dropped.get(),
+    );
+    let counted = stats.publish_abandoned.get()
+        + stats.publish_overflow.get()
+        + stats.slow_peer_losses.get()
+        + two.network.stats.gossip_dropped.get();
+    assert!(
+        heard.len() as u64 + counted >= u64::from(COUNT),
+        "some are missing without a trace"
+    );
+}
+
 // ---- a stranger who can say anything ---------------------------------------------------------------------------
 
 /// Writes bytes as they are; reads until the end.

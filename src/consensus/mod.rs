@@ -294,8 +294,8 @@ impl Consensus {
         if self.pace.resend.is_due(now) {
             self.say_again();
         }
-        self.watch();
         self.advance();
+        self.watch();
     }
 
     /// When to call [`Consensus::on_tick`] next. There is always such a time: the watchdog's, if no other.

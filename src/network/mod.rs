@@ -6,16 +6,16 @@
 //!   and never reused while the process lives. [`Event::PeerUp`] comes once a peer has shown its chain and, if it takes
 //!   part in gossip, listens: what is published from then on reaches it. Nothing else comes from a peer before it.
 //!   [`Event::PeerDown`] comes when the last connection is gone.
-//! - **Gossip** ([`gossip`]): what is published reaches all subscribed peers that are connected, directly; it is relayed
+//! - **Gossip** (`gossip.rs`): what is published reaches all subscribed peers that are connected, directly; it is relayed
 //!   further by whoever accepts it. A received message is relayed only after [`Verdict::Accept`].
-//! - **Requests** ([`request`]): every [`Commands::ask`] is answered by exactly one [`Event::Response`].
+//! - **Requests** (`request.rs`): every [`Commands::ask`] is answered by exactly one [`Event::Response`].
 //! - **Limits** on everything a stranger can make grow: message sizes before and while decompressing
-//!   ([`envelope`]), connections in all, per peer, per address and by memory ([`behaviour`]), requests in flight,
-//!   events in number and bytes ([`events`]), commands ([`commands`]), identities ([`peers`]). What is full has a chosen
+//!   ([`envelope`]), connections in all, per peer, per address and by memory (`behaviour.rs`), requests in flight,
+//!   events in number and bytes (`events.rs`), commands (`commands.rs`), identities ([`peers`]). What is full has a chosen
 //!   behaviour, and [`Stats`] counts it.
 //! - **Faults** have one price list ([`peers`]). Broken envelopes are priced here; what is wrong inside of them is
 //!   reported by [`Commands::punish`].
-//! - **Bootstrap peers** are dialed again whenever they are not connected, for ever ([`dial`]).
+//! - **Bootstrap peers** are dialed again whenever they are not connected, for ever (`dial.rs`).
 //!
 //! # What it does not promise
 //!

@@ -242,9 +242,33 @@ fn rehash(chain: &Chain, content: &mut Content) {
     content.header = rebuilt;
 }
 
+/// Changes the block's transactions, and the header with them.
+fn listing<'a>(chain: &'a Chain, change: impl Fn(&mut Vec<CheckedTransaction>) + 'a) -> Change<'a, Content> {
+    Box::new(move |content| {
+        change(&mut content.transactions);
+        rehash(chain, content);
+    })
+}
+
+/// Changes the block's rejections, and the header with them.
+fn rejecting<'a>(chain: &'a Chain, change: impl Fn(&mut Vec<Certificate>) + 'a) -> Change<'a, Content> {
+    Box::new(move |content| {
+        change(&mut content.rejections);
+        rehash(chain, content);
+    })
+}
+
+/// Changes the block's seals, and the header with them.
+fn sealing<'a>(chain: &'a Chain, change: impl Fn(&mut Vec<EpochSeal>) + 'a) -> Change<'a, Content> {
+    Box::new(move |content| {
+        change(&mut content.seals);
+        rehash(chain, content);
+    })
+}
+
 /// What a row does to a part of a block.
-type Change<T> = Box<dyn Fn(&mut T)>;
-/// What a row does to a valid block, and what must come of it.
+type Change<'a, T> = Box<dyn Fn(&mut T) + 'a>;
+/// Its name, what it does to a valid block, and what must come of it.
 type Row<'a> = (
     &'a str,
     Box<dyn Fn(&mut Content) + 'a>,
@@ -395,7 +419,7 @@ fn last_commits_that_break_a_rule() {
     let base = chain.content(Vec::new(), Vec::new(), Vec::new());
     let first = chain.view.blocks[&Height(1)].commit.clone();
     let chain = &chain;
-    let with = |change: Change<BlockCertificate>| {
+    let with = |change: Change<'static, BlockCertificate>| {
         Box::new(move |content: &mut Content| {
             change(content.last_commit.as_mut().expect("height 3 has one"));
             rehash(chain, content);
@@ -461,18 +485,6 @@ fn transactions_and_rejections_that_do_not_belong_into_a_block() {
     let (fine_id, committed_id, rejected_id) = (fine.txid(), committed.txid(), rejected.txid());
     let base = chain.content(vec![fine, child], vec![chain.rejection(pending)], Vec::new());
     let chain = &chain;
-    let listing = |change: Change<Vec<CheckedTransaction>>| {
-        Box::new(move |content: &mut Content| {
-            change(&mut content.transactions);
-            rehash(chain, content);
-        })
-    };
-    let rejecting = |change: Change<Vec<Certificate>>| {
-        Box::new(move |content: &mut Content| {
-            change(&mut content.rejections);
-            rehash(chain, content);
-        })
-    };
     let is = |expected: BlockError| -> Box<dyn Fn(&BlockError) -> bool> { Box::new(move |error| *error == expected) };
     let broken = |txid, error| is(BlockError::Transaction { txid, error });
     let (rival_id, overspent_id) = (rival.txid(), overspent.txid());
@@ -483,12 +495,12 @@ fn transactions_and_rejections_that_do_not_belong_into_a_block() {
         vec![
             (
                 "a transaction twice",
-                listing(Box::new(|it| it.push(it[0].clone()))),
+                listing(chain, |it| it.push(it[0].clone())),
                 is(BlockError::Repeated(fine_id)),
             ),
             (
                 "a transaction of an earlier block",
-                listing(Box::new(move |it| it.push(committed.clone()))),
+                listing(chain, move |it| it.push(committed.clone())),
                 is(BlockError::AlreadyCommitted {
                     txid: committed_id,
                     height: Height(1),
@@ -496,7 +508,7 @@ fn transactions_and_rejections_that_do_not_belong_into_a_block() {
             ),
             (
                 "a transaction that was rejected",
-                listing(Box::new(move |it| it.push(rejected.clone()))),
+                listing(chain, move |it| it.push(rejected.clone())),
                 is(BlockError::AlreadyRejected {
                     txid: rejected_id,
                     height: Height(2),
@@ -504,17 +516,17 @@ fn transactions_and_rejections_that_do_not_belong_into_a_block() {
             ),
             (
                 "a child before its parent",
-                listing(Box::new(|it| it.reverse())),
+                listing(chain, |it| it.reverse()),
                 broken(child_id, TransactionError::UnknownInput(child_of_fine)),
             ),
             (
                 "two that spend one coin",
-                listing(Box::new(move |it| it.push(rival.clone()))),
+                listing(chain, move |it| it.push(rival.clone())),
                 broken(rival_id, TransactionError::UnknownInput(chain.genesis_coins[1])),
             ),
             (
                 "one that breaks a rule of transactions",
-                listing(Box::new(move |it| it.push(overspent.clone()))),
+                listing(chain, move |it| it.push(overspent.clone())),
                 broken(
                     overspent_id,
                     TransactionError::Overspent {
@@ -525,9 +537,7 @@ fn transactions_and_rejections_that_do_not_belong_into_a_block() {
             ),
             (
                 "a rejection that is a lock certificate",
-                rejecting(Box::new(move |it| {
-                    it[0] = chain.votes(VoteKind::Lock, pending, Epoch(0))
-                })),
+                rejecting(chain, move |it| it[0] = chain.votes(VoteKind::Lock, pending, Epoch(0))),
                 is(BlockError::RejectionKind {
                     txid: pending,
                     kind: VoteKind::Lock,
@@ -535,9 +545,9 @@ fn transactions_and_rejections_that_do_not_belong_into_a_block() {
             ),
             (
                 "a rejection of another epoch",
-                rejecting(Box::new(move |it| {
+                rejecting(chain, move |it| {
                     it[0] = chain.votes(VoteKind::Abandon, pending, Epoch(1))
-                })),
+                }),
                 is(BlockError::RejectionEpoch {
                     txid: pending,
                     found: Epoch(1),
@@ -546,17 +556,17 @@ fn transactions_and_rejections_that_do_not_belong_into_a_block() {
             ),
             (
                 "a rejection twice",
-                rejecting(Box::new(|it| it.push(it[0].clone()))),
+                rejecting(chain, |it| it.push(it[0].clone())),
                 is(BlockError::RejectionRepeated(pending)),
             ),
             (
                 "a rejection of what the block has",
-                rejecting(Box::new(move |it| it[0] = chain.rejection(fine_id))),
+                rejecting(chain, move |it| it[0] = chain.rejection(fine_id)),
                 is(BlockError::RejectionCommitted(fine_id)),
             ),
             (
                 "a rejection of what an earlier block has",
-                rejecting(Box::new(move |it| it[0] = chain.rejection(committed_id))),
+                rejecting(chain, move |it| it[0] = chain.rejection(committed_id)),
                 is(BlockError::AlreadyCommitted {
                     txid: committed_id,
                     height: Height(1),
@@ -564,7 +574,7 @@ fn transactions_and_rejections_that_do_not_belong_into_a_block() {
             ),
             (
                 "a rejection of what was rejected",
-                rejecting(Box::new(move |it| it[0] = chain.rejection(rejected_id))),
+                rejecting(chain, move |it| it[0] = chain.rejection(rejected_id)),
                 is(BlockError::AlreadyRejected {
                     txid: rejected_id,
                     height: Height(2),
@@ -572,7 +582,7 @@ fn transactions_and_rejections_that_do_not_belong_into_a_block() {
             ),
             (
                 "more rejections than fit",
-                rejecting(Box::new(move |it| {
+                rejecting(chain, move |it| {
                     let template = it[0].clone();
                     let numbered = |number: u16| {
                         let mut certificate = template.clone();
@@ -580,7 +590,7 @@ fn transactions_and_rejections_that_do_not_belong_into_a_block() {
                         certificate
                     };
                     *it = (0..257).map(numbered).collect();
-                })),
+                }),
                 is(BlockError::TooMany {
                     what: "rejections",
                     count: 257,
@@ -638,12 +648,6 @@ fn seals_that_break_a_rule() {
     ];
     let base = chain.content(vec![listed], vec![chain.rejection(also_rejected)], seals);
     let chain = &chain;
-    let sealing = |change: Change<Vec<EpochSeal>>| {
-        Box::new(move |content: &mut Content| {
-            change(&mut content.seals);
-            rehash(chain, content);
-        })
-    };
     let is = |expected: BlockError| -> Box<dyn Fn(&BlockError) -> bool> { Box::new(move |error| *error == expected) };
     let no_quorum = |power| BlockError::SealQuorum {
         epoch: Epoch(0),
@@ -654,26 +658,26 @@ fn seals_that_break_a_rule() {
         chain,
         &base,
         vec![
-            ("no seals", sealing(Box::new(Vec::clear)), is(no_quorum(0))),
-            ("no quorum", sealing(Box::new(|it| it.truncate(2))), is(no_quorum(2))),
+            ("no seals", sealing(chain, Vec::clear), is(no_quorum(0))),
+            ("no quorum", sealing(chain, |it| it.truncate(2)), is(no_quorum(2))),
             (
                 "one validator twice",
-                sealing(Box::new(|it| it[1] = it[0].clone())),
+                sealing(chain, |it| it[1] = it[0].clone()),
                 is(BlockError::SealOrder(0)),
             ),
             (
                 "out of order",
-                sealing(Box::new(|it| it.swap(1, 2))),
+                sealing(chain, |it| it.swap(1, 2)),
                 is(BlockError::SealOrder(1)),
             ),
             (
                 "of no validator",
-                sealing(Box::new(|it| it[2].validator = 9)),
+                sealing(chain, |it| it[2].validator = 9),
                 is(no_quorum(2)),
             ),
             (
                 "of another epoch",
-                sealing(Box::new(|it| it[2].epoch = Epoch(1))),
+                sealing(chain, |it| it[2].epoch = Epoch(1)),
                 is(BlockError::SealEpoch {
                     validator: 3,
                     found: Epoch(1),
@@ -682,7 +686,7 @@ fn seals_that_break_a_rule() {
             ),
             (
                 "a sealed transaction left out",
-                sealing(Box::new(move |it| it[2] = chain.seal(3, &[pending]))),
+                sealing(chain, move |it| it[2] = chain.seal(3, &[pending])),
                 is(BlockError::SealedLeftOut(pending)),
             ),
         ],

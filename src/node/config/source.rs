@@ -14,6 +14,8 @@ use toml::{
 
 /// What the names of all variables begin with.
 const PREFIX: &str = "TIMECOIN_";
+/// So many letters wrong look like a slip of the pen.
+const SLIP: usize = 2;
 
 /// Where a setting was made.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -136,7 +138,7 @@ impl Merged {
     }
 
     /// Takes over all variables that are settings. A name with a section in it that is no setting is a mistake; one
-    /// without may belong to somebody else and is only mentioned.
+    /// without may belong to somebody else, and is mentioned when it looks like a slip of the pen.
     pub(super) fn environment(
         &mut self,
         variables: impl IntoIterator<Item = (String, String)>,
@@ -147,9 +149,11 @@ impl Merged {
                 continue;
             };
             let key = name.to_lowercase().replace("__", ".");
-            let known = self.template.contains_key(&key);
-            if !known && !key.contains('.') {
-                warnings.push(format!("environment variable {variable} is no setting and is ignored"));
+            if !self.template.contains_key(&key) && !key.contains('.') {
+                let near = nearest(&key, self.template.keys());
+                if edits(&key, near) <= SLIP {
+                    warnings.push(format!("environment variable {variable} is no setting and is ignored; {near} is one"));
+                }
                 continue;
             }
             let origin = Origin::Environment(variable);

@@ -82,11 +82,12 @@ fn paths_in_the_file_are_relative_to_it_and_others_are_not() {
 }
 
 #[test]
-fn a_variable_that_is_no_setting_is_mentioned() {
-    let variables = [("TIMECOIN_DATADIR".to_owned(), "x".to_owned())];
+fn a_variable_that_is_nearly_a_setting_is_mentioned() {
+    let variables = [("TIMECOIN_DATADIR", "x"), ("TIMECOIN_NODE", "127.0.0.1:7401")];
+    let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
     let (config, warnings) = Config::load(None, variables, &[]).expect("loads");
     assert_eq!(config, Config::default());
-    assert!(warnings[0].contains("TIMECOIN_DATADIR"), "{warnings:?}");
+    assert!(warnings[0].contains("TIMECOIN_DATADIR") && warnings.len() == 1, "{warnings:?}");
 }
 
 #[test]

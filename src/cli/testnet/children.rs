@@ -34,12 +34,20 @@ impl Children {
                 .append(true)
                 .open(node.log())
                 .with_context(|| format!("{} cannot be written", node.log().display()))?;
-            let child = Command::new(&program)
+            let mut command = Command::new(&program);
+            // Settings meant for us are not meant for them.
+            for (name, _) in std::env::vars_os() {
+                if name.to_string_lossy().starts_with("TIMECOIN_") {
+                    command.env_remove(name);
+                }
+            }
+            let child = command
                 .arg("node")
                 .arg("--config")
                 .arg(node.config())
                 .arg("--stop-with-parent")
-                .env("TIMECOIN_LOG__FILTER", filter)
+                .arg("--log")
+                .arg(filter)
                 .stdin(Stdio::piped())
                 .stdout(log.try_clone()?)
                 .stderr(log)

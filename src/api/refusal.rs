@@ -248,9 +248,14 @@ fn transaction_rule(error: &TransactionError) -> Rule {
                 ("found", found.to_string()),
             ],
         ),
-        TransactionError::SharedWitness { public_key, policy } => (
+        TransactionError::SharedWitness {
+            public_key, policy, ..
+        } => (
             "SHARED_WITNESS",
-            vec![("public_key", public_key.to_string()), ("policy", policy.to_string())],
+            vec![
+                ("public_key", public_key.to_string()),
+                ("policy", policy.to_string()),
+            ],
         ),
         TransactionError::UnneededWitness(key) => ("UNNEEDED_WITNESS", vec![("public_key", key.to_string())]),
         TransactionError::UnneededPolicy(lock) => ("UNNEEDED_POLICY", vec![("lock", lock.to_string())]),

@@ -2,7 +2,10 @@
 //!
 //! Exit codes: 0 done · 1 the operation failed (the message says why) · 2 the command line makes no sense.
 
+mod genesis;
+mod keys;
 mod load;
+mod node;
 mod query;
 mod receipt;
 mod testnet;
@@ -37,6 +40,12 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Run a node.
+    Node(Box<node::Args>),
+    /// Make and show keys.
+    Keys(keys::Args),
+    /// Make, show and check the start of a chain.
+    Genesis(genesis::Args),
     /// Run a local network of validators, pay on it, watch it.
     Testnet(testnet::Args),
     /// Hold keys, pay, and see what was paid.
@@ -57,6 +66,9 @@ enum Command {
 /// Runs the program with the arguments of this process.
 pub fn run() -> ExitCode {
     let result = match Cli::parse().command {
+        Command::Node(args) => args.run().map(drop),
+        Command::Keys(args) => args.run().map(drop),
+        Command::Genesis(args) => args.run().map(drop),
         Command::Testnet(args) => block_on(testnet::run(args)),
         Command::Wallet(args) => block_on(wallet::run(args)),
         Command::Query(args) => block_on(query::run(args)),

@@ -10,7 +10,9 @@
 //!
 //! **Delivery.** gossipsub forgets a message that no queue has room for, while remembering its name. So a refused
 //! publication is kept, and tried again under another name (the envelope's `attempt`) with growing delays, at once when
-//! a peer subscribes, for up to 30 s. What is lost after that is counted; whoever misses it asks for it.
+//! a peer subscribes, for up to 30 s. While every queue is full, new publications are held back for a moment rather than
+//! thrown at it, and the command queue decides what gives way. What is lost after all that is counted; whoever misses it
+//! asks for it.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};

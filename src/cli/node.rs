@@ -74,10 +74,10 @@ impl Args {
         }
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
         let runtime = runtime.context("the async runtime cannot be started")?;
-        runtime.block_on(run(config))?;
+        let result = runtime.block_on(run(config));
         // Blocking work that is stuck must not hold the process.
         runtime.shutdown_background();
-        Ok(ExitCode::SUCCESS)
+        result.map(|()| ExitCode::SUCCESS)
     }
 
     fn overrides(&self) -> anyhow::Result<Vec<Override>> {

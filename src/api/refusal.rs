@@ -249,15 +249,12 @@ fn transaction_rule(error: &TransactionError) -> Rule {
             ],
         ),
         TransactionError::SharedWitness {
-            public_key,
-            first,
-            second,
+            public_key, policy, ..
         } => (
             "SHARED_WITNESS",
             vec![
                 ("public_key", public_key.to_string()),
-                ("first", first.to_string()),
-                ("second", second.to_string()),
+                ("policy", policy.to_string()),
             ],
         ),
         TransactionError::UnneededWitness(key) => ("UNNEEDED_WITNESS", vec![("public_key", key.to_string())]),

@@ -7,7 +7,10 @@ use crate::{
 };
 use anyhow::Context as _;
 use std::{path::PathBuf, process::ExitCode};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::oneshot,
+};
 
 /// Run a node: a validator when it has a validator key, otherwise one that follows the chain and serves clients.
 ///
@@ -39,6 +42,9 @@ pub struct Args {
     /// Make the safety log of a validator whose key has never been used on this chain, then run. Fails if there is one.
     #[arg(long)]
     new_validator: bool,
+    /// Stop when the standard input is closed: when whoever started the node has gone.
+    #[arg(long)]
+    stop_with_parent: bool,
     /// Check the settings and end.
     #[arg(long)]
     check_config: bool,
@@ -74,7 +80,7 @@ impl Args {
         }
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
         let runtime = runtime.context("the async runtime cannot be started")?;
-        let result = runtime.block_on(run(config));
+        let result = runtime.block_on(run(config, self.stop_with_parent));
         // Blocking work that is stuck must not hold the process.
         runtime.shutdown_background();
         result.map(|()| ExitCode::SUCCESS)
@@ -109,9 +115,21 @@ fn new_validator(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn run(config: Config) -> anyhow::Result<()> {
+/// Ends when the standard input does. Read by a thread of its own, which blocks until then and ends with the process.
+fn parent_gone() -> oneshot::Receiver<()> {
+    let (sender, receiver) = oneshot::channel();
+    std::thread::spawn(move || {
+        // Whatever is written there means nothing; an error is as good as the end.
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        let _ = sender.send(());
+    });
+    receiver
+}
+
+async fn run(config: Config, stop_with_parent: bool) -> anyhow::Result<()> {
     // Before anything is open: a signal during the start is not lost.
     let mut signals = Signals::new()?;
+    let parent = stop_with_parent.then(parent_gone);
     let node = Node::start(config).await?;
     tracing::info!(
         api = %node.api,
@@ -126,6 +144,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let watching = tokio::spawn(async move {
         tokio::select! {
             name = signals.next() => tracing::info!(signal = name, "stopping"),
+            () = gone(parent) => tracing::info!("stopping: the parent process has gone"),
             () = token.cancelled() => {}
         }
         token.cancel();
@@ -138,6 +157,14 @@ async fn run(config: Config) -> anyhow::Result<()> {
     result?;
     tracing::info!("stopped");
     Ok(())
+}
+
+async fn gone(parent: Option<oneshot::Receiver<()>>) {
+    match parent {
+        // An error means that the thread has ended without a word, which it cannot before the input's end.
+        Some(parent) => drop(parent.await),
+        None => std::future::pending().await,
+    }
 }
 
 struct Signals {

@@ -91,8 +91,13 @@ pub(super) fn verify(receipt: &Certificate, genesis: &Genesis, txid: Option<&TxI
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let Command::Verify { receipt, genesis, txid } = &args.command;
     let genesis = super::read_genesis(genesis)?;
-    let receipt = read(receipt, &genesis.chain_id())?;
-    verify(&receipt, &genesis, txid.as_ref())?;
+    check_file(receipt, &genesis, txid.as_ref())
+}
+
+/// Checks a receipt from a file and says who voted.
+pub(super) fn check_file(path: &Path, genesis: &Genesis, txid: Option<&TxId>) -> anyhow::Result<()> {
+    let receipt = read(path, &genesis.chain_id())?;
+    verify(&receipt, genesis, txid)?;
     let set = &genesis.validators;
     let power: u128 = receipt.votes.iter().map(|vote| set.power(vote.validator)).sum();
     say!("payment {} is FINAL", receipt.txid)?;

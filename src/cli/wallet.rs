@@ -17,7 +17,7 @@ use crate::{
 use anyhow::{Context as _, bail, ensure};
 use serde_json::json;
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 use tonic::Code;
@@ -191,6 +191,26 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
             session.resend(&delivery).await
         }
     }
+}
+
+/// One payment by the wallet at `path`, final before this returns; its receipt is written to a file.
+pub(super) async fn pay_once(
+    path: &Path,
+    nodes: &[String],
+    to: &str,
+    amount: Amount,
+    receipt: &Path,
+) -> anyhow::Result<()> {
+    let nodes = Nodes {
+        addresses: nodes.to_vec(),
+    };
+    let delivery = Delivery {
+        wait: Until::Final,
+        timeout: 30,
+        receipt: Some(receipt.to_owned()),
+    };
+    let mut session = Session::open(Wallet::open(path)?, &nodes).await?;
+    session.send(to, amount, "", None, &delivery).await
 }
 
 fn addresses(wallet: &Wallet) -> anyhow::Result<()> {

@@ -32,6 +32,7 @@ struct Said {
 }
 
 /// What is to be said again.
+#[allow(clippy::large_enum_variant, reason = "few, and gone at the end of the turn")]
 pub(super) enum Again {
     /// Signed already.
     Signed(Gossip),

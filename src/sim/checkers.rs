@@ -11,7 +11,7 @@ use crate::{
         Amount, BlockId, ChainId, Epoch, Genesis, Gossip, Hash, Height, OutPoint, Round, TxId, ValidatorIndex, Vote,
         VoteBatch, VoteKind, vote::Phase,
     },
-    replica::Committed,
+    replica::{Committed, SafetyRecord},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -82,6 +82,16 @@ struct Spoken {
     seals: BTreeMap<Epoch, [u8; 32]>,
 }
 
+/// What one correct validator has written down, in its order.
+#[derive(Debug, Default)]
+struct Decided {
+    /// By height: the round that it has left all lower ones for.
+    left: BTreeMap<Height, Round>,
+    sealed: BTreeSet<Epoch>,
+    /// Of these, in earlier turns.
+    sealed_before: BTreeSet<Epoch>,
+}
+
 /// All checkers and what they remember.
 pub struct Checkers {
     chain: ChainId,
@@ -90,6 +100,7 @@ pub struct Checkers {
     epoch_length: u64,
     now: Micros,
     spoken: BTreeMap<ValidatorIndex, Spoken>,
+    decided: BTreeMap<usize, Decided>,
     blocks: BTreeMap<Height, (BlockId, Hash)>,
     /// By coin: the transaction that is final or committed and spends it.
     spent: BTreeMap<OutPoint, TxId>,
@@ -111,6 +122,7 @@ impl Checkers {
             epoch_length: genesis.params.epoch_length,
             now: 0,
             spoken: BTreeMap::new(),
+            decided: BTreeMap::new(),
             blocks: BTreeMap::new(),
             spent: BTreeMap::new(),
             finals: BTreeSet::new(),
@@ -300,18 +312,47 @@ impl Checkers {
         let (height, round, phase) = place;
         let spoken = self.spoken.entry(validator).or_default();
         let known = *spoken.blocks.entry(place).or_insert(block);
-        let left = spoken
-            .changes
-            .range((height, round.next())..=(height, Round(u32::MAX)))
-            .next()
-            .map(|((_, to), _)| *to);
         self.require(known == block, Checker::Contradiction, || {
             let (one, other) = (known.short(), block.short());
             format!("node {node} signs {phase:?} at {height}/{round} for {one} and for {other}")
-        })?;
-        self.require(left.is_none(), Checker::Contradiction, || {
-            format!("node {node} signs {phase:?} at {height}/{round} after its view change to {left:?}")
         })
+    }
+
+    /// A correct validator wrote something down: this is the order in which it decides.
+    pub fn on_remembered(&mut self, node: usize, records: &[SafetyRecord]) -> Verdict {
+        for record in records {
+            let decided = self.decided.entry(node).or_default();
+            match record {
+                SafetyRecord::ViewChange(change) => {
+                    let left = decided.left.entry(change.height).or_default();
+                    *left = change.round.max(*left);
+                }
+                SafetyRecord::Signed {
+                    height, round, phase, ..
+                } => {
+                    let left = decided.left.get(height).copied().unwrap_or_default();
+                    self.require(*round >= left, Checker::Contradiction, || {
+                        format!("node {node} decides {phase:?} at {height}/{round} after its view change to {left}")
+                    })?;
+                }
+                SafetyRecord::Seal(seal) => {
+                    decided.sealed.insert(seal.epoch);
+                }
+                _ => {}
+            }
+        }
+        // Votes of the turn that seals were decided before it, though they are written down at its end.
+        for record in records {
+            let decided = self.decided.entry(node).or_default();
+            let SafetyRecord::Votes(batch) = record else { continue };
+            let sealed = decided.sealed_before.contains(&batch.epoch);
+            self.require(!sealed, Checker::Contradiction, || {
+                format!("node {node} votes in epoch {} after sealing it", batch.epoch)
+            })?;
+        }
+        let decided = self.decided.entry(node).or_default();
+        decided.sealed_before.clone_from(&decided.sealed);
+        Ok(())
     }
 
     fn on_votes(&mut self, book: &Book, node: usize, batch: &VoteBatch) -> Verdict {
@@ -320,16 +361,12 @@ impl Checkers {
         let (epoch, sequence) = (batch.epoch, batch.sequence);
         let again = spoken.batches.contains_key(&(epoch, sequence));
         let known = *spoken.batches.entry((epoch, sequence)).or_insert(digest);
-        let sealed = spoken.seals.contains_key(&epoch);
         self.require(known == digest, Checker::Contradiction, || {
             format!("node {node} signs two vote batches {sequence} of epoch {epoch}")
         })?;
         if again {
             return Ok(());
         }
-        self.require(!sealed, Checker::Contradiction, || {
-            format!("node {node} votes in epoch {epoch} after sealing it")
-        })?;
         for vote in &batch.votes {
             self.on_vote(book, node, batch, vote)?;
         }

@@ -529,7 +529,8 @@ impl<'t> World<'t> {
     /// Step 2: appends what must be remembered, and syncs once.
     fn remember(&mut self, node: usize, effects: &mut Effects) -> Result<(), Stop> {
         self.may_crash(node, CrashPoint::BeforeRemember)?;
-        let records: Vec<Vec<u8>> = mem::take(&mut effects.remember).iter().map(SafetyRecord::encode).collect();
+        let remembered = mem::take(&mut effects.remember);
+        let records: Vec<Vec<u8>> = remembered.iter().map(SafetyRecord::encode).collect();
         if !records.is_empty() {
             for record in &records {
                 self.absorb("remember", record);
@@ -542,6 +543,9 @@ impl<'t> World<'t> {
             let synced = disk.log.sync();
             disk.log_missing = false;
             synced.map_err(|error| self.stopped(node, &error.to_string()))?;
+            if self.machines[node].is_correct() {
+                self.checkers.on_remembered(node, &remembered)?;
+            }
         }
         self.may_crash(node, CrashPoint::BeforeSigning)
     }
@@ -550,11 +554,15 @@ impl<'t> World<'t> {
     fn sign(&mut self, node: usize, effects: &mut Effects) -> Result<(), Stop> {
         let mut signed = Vec::new();
         for statement in mem::take(&mut effects.sign) {
-            let statement = statement.sign(&self.electorate.chain, &self.machines[node].key);
-            if self.machines[node].is_correct() {
-                self.checkers.on_signed(&self.book, node, &statement)?;
+            signed.push(statement.sign(&self.electorate.chain, &self.machines[node].key));
+        }
+        if self.machines[node].is_correct() {
+            // A turn's votes are decided before its seal, whatever their order here.
+            let is_vote = |statement: &&Gossip| matches!(statement, Gossip::Votes(_));
+            let (votes, others): (Vec<&Gossip>, Vec<&Gossip>) = signed.iter().partition(is_vote);
+            for statement in votes.into_iter().chain(others) {
+                self.checkers.on_signed(&self.book, node, statement)?;
             }
-            signed.push(statement);
         }
         if let Some(process) = &mut self.machines[node].process {
             process.own.extend(signed.iter().cloned());
@@ -641,6 +649,9 @@ impl<'t> World<'t> {
         if !mem::take(&mut process.trim) {
             return Ok(());
         }
+        // What must be remembered is counted on top of what the store holds for certain.
+        let flushed = if planted!(FlushTooEarly) { Ok(()) } else { process.store.flush() };
+        flushed.map_err(|error| self.checkers.violation(Checker::Stopped, format!("node {node}: {error}")))?;
         let live: Vec<Vec<u8>> = process.replica.live_records().iter().map(SafetyRecord::encode).collect();
         let rewritten = self.machines[node].disk.log.rewrite(&live);
         rewritten.map_err(|error| self.checkers.violation(Checker::Stopped, format!("node {node}: {error}")))
@@ -1193,7 +1204,7 @@ impl<'t> World<'t> {
         let Some(process) = &mut self.machines[node].process else {
             return Ok(());
         };
-        let flushed = if planted!(FlushTooEarly) { Ok(()) } else { process.store.flush() };
+        let flushed = process.store.flush();
         let height = process.store.height();
         process.trim |= trim;
         flushed.map_err(|error| self.checkers.violation(Checker::Stopped, format!("node {node}: {error}")))?;

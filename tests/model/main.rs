@@ -301,6 +301,8 @@ broken! {
     rejecting_what_is_in_a_block: { committed_stays: false } REJECTED_IN_BLOCK in PAIR, full;
     child_of_a_certified_parent: { parent: Parent::Certified } APPLICABLE in FAMILY, full reduced;
     voting_on_without_the_log: { lost_log: LostLog::GoesOn } FINALS in PAIR.losing(1, false), full reduced;
+    remembering_own_locks_only:
+        { lost_log: LostLog::KeepsOwnLocks } FINAL_REJECTED in PAIR.losing(1, false), full reduced;
     sealing_without_the_log: { lost_log: LostLog::StillSeals } LEFT_OUT in PAIR.losing(1, false), full reduced;
     waiting_too_short_without_log_and_chain:
         { lost_log: LostLog::SilentUntilOwnNextEpoch } FINALS in PAIR.bounds(1, 2).losing(1, true), reduced;

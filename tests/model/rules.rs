@@ -90,6 +90,8 @@ pub enum LostLog {
     SilentUntilOwnNextEpoch,
     /// Casts no vote until the next epoch, but seals the running one.
     StillSeals,
+    /// Goes on, remembering only what it said about transactions that it locked itself.
+    KeepsOwnLocks,
     /// Goes on as if it had never voted.
     GoesOn,
 }

@@ -466,7 +466,12 @@ impl World {
             state.validators[at].height
         };
         let v = &mut state.validators[at];
-        v.remembers = Votes::default();
+        let kept = if self.rules.lost_log == LostLog::KeepsOwnLocks {
+            v.remembers.lock
+        } else {
+            0
+        };
+        v.remembers = v.remembers.map(|set| set & kept);
         if chain_too {
             v.height = 0;
         }
@@ -474,7 +479,7 @@ impl World {
         v.silent_before = match self.rules.lost_log {
             LostLog::SilentUntilFreshEpoch | LostLog::StillSeals => known / self.scenario.epoch_length + 1,
             LostLog::SilentUntilOwnNextEpoch => own + 1,
-            LostLog::GoesOn => 0,
+            LostLog::KeepsOwnLocks | LostLog::GoesOn => 0,
         };
     }
 

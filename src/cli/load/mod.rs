@@ -15,8 +15,8 @@ mod conditions;
 mod conflicts;
 mod engine;
 mod lanes;
-mod payers;
-mod report;
+pub(super) mod payers;
+pub(super) mod report;
 
 use super::{Nodes, say};
 use crate::{
@@ -70,7 +70,7 @@ fn positive(text: &str) -> Result<f64, String> {
 }
 
 /// What the load runs against.
-pub(super) struct Target {
+pub(in crate::cli) struct Target {
     pub(super) addresses: Vec<String>,
     pub(super) clients: Vec<Client>,
     pub(super) chain: ChainId,
@@ -81,7 +81,7 @@ pub(super) struct Target {
 
 impl Target {
     /// Connects to every node and makes sure that they are on one chain.
-    pub(super) async fn connect(nodes: &[String]) -> anyhow::Result<Self> {
+    pub(in crate::cli) async fn connect(nodes: &[String]) -> anyhow::Result<Self> {
         let mut clients = Vec::new();
         let mut first: Option<crate::proto::GetStatusResponse> = None;
         for address in nodes {

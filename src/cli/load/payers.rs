@@ -38,14 +38,14 @@ const MAX_AHEAD: u64 = 1_000_000;
 const FUNDING: Duration = Duration::from_secs(60);
 
 /// The keys that pay.
-pub(super) struct Payers {
+pub(in crate::cli) struct Payers {
     signers: Vec<KeySigner>,
     locks: Vec<LockHash>,
 }
 
 impl Payers {
     /// New keys; what they hold in the end is lost, so this is for test money.
-    pub(super) fn new(count: usize) -> Self {
+    pub(in crate::cli) fn new(count: usize) -> Self {
         let signer = |_| {
             let mut seed = [0; 32];
             rand::fill(&mut seed);
@@ -55,15 +55,21 @@ impl Payers {
     }
 
     /// These keys; at least one.
-    pub(super) fn of(signers: Vec<KeySigner>) -> Self {
+    pub(in crate::cli) fn of(signers: Vec<KeySigner>) -> Self {
         Self {
             locks: signers.iter().map(|signer| signer.public().lock()).collect(),
             signers,
         }
     }
 
-    pub(super) fn lock_of_coin(&self, coin: usize) -> LockHash {
+    pub(in crate::cli) fn lock_of_coin(&self, coin: usize) -> LockHash {
         self.locks[coin % self.locks.len()]
+    }
+
+    /// The next payment out of coin `index`, which becomes the change.
+    pub(in crate::cli) fn next_payment(&self, target: &Target, index: usize, coin: &mut Coin) -> Prepared {
+        let fee = Amount(target.params.min_fee_rate * PAYMENT_BYTES);
+        next_payment(&target.chain, self, index, coin, fee)
     }
 
     fn signer_of_coin(&self, coin: usize) -> &KeySigner {
@@ -73,13 +79,13 @@ impl Payers {
 
 /// A payer's coin.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Coin {
-    pub(super) outpoint: OutPoint,
-    pub(super) value: Amount,
+pub(in crate::cli) struct Coin {
+    pub(in crate::cli) outpoint: OutPoint,
+    pub(in crate::cli) value: Amount,
 }
 
 /// Splits coins of the wallet into `count` coins of the payers, and waits until every node has them in a block.
-pub(super) async fn fund(
+pub(in crate::cli) async fn fund(
     target: &Target,
     wallet: &Wallet,
     payers: &Payers,
@@ -175,13 +181,13 @@ async fn wait_for_height(client: &Client, height: u64) -> anyhow::Result<()> {
 
 /// A payment ready to be sent.
 #[derive(Clone, Debug)]
-pub(super) struct Prepared {
-    pub(super) txid: TxId,
-    pub(super) bytes: Vec<u8>,
+pub(in crate::cli) struct Prepared {
+    pub(in crate::cli) txid: TxId,
+    pub(in crate::cli) bytes: Vec<u8>,
 }
 
 /// Signs a payment: one coin in, `outputs` out.
-pub(super) fn sign(
+pub(in crate::cli) fn sign(
     chain: &ChainId,
     signer: &KeySigner,
     input: OutPoint,
@@ -208,7 +214,7 @@ pub(super) fn sign(
 }
 
 /// Bytes of a payment with one input and two outputs, at most.
-pub(super) const PAYMENT_BYTES: u64 = 320;
+pub(in crate::cli) const PAYMENT_BYTES: u64 = 320;
 
 /// A payer's next payment out of a coin, and the change that it will pay with after that.
 fn next_payment(chain: &ChainId, payers: &Payers, index: usize, coin: &mut Coin, fee: Amount) -> Prepared {
@@ -239,7 +245,7 @@ fn next_payment(chain: &ChainId, payers: &Payers, index: usize, coin: &mut Coin,
 }
 
 /// Payments that come signed, in the order in which they are due: payment `i` spends coin `i % coins`.
-pub(super) struct Signing {
+pub(in crate::cli) struct Signing {
     /// One channel a thread; a round takes a part from each.
     parts: Vec<Receiver<Vec<Prepared>>>,
     signed: Arc<AtomicU64>,
@@ -250,13 +256,13 @@ pub(super) struct Signing {
 
 /// How much was signed before the start, and in what time.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Signed {
-    pub(super) payments: u64,
-    pub(super) seconds: f64,
+pub(in crate::cli) struct Signed {
+    pub(in crate::cli) payments: u64,
+    pub(in crate::cli) seconds: f64,
 }
 
 /// Starts to sign `total` payments, ahead of when they are due by at most [`MAX_AHEAD`].
-pub(super) fn sign_ahead(target: &Target, payers: Payers, coins: Vec<Coin>, total: u64) -> Signing {
+pub(in crate::cli) fn sign_ahead(target: &Target, payers: Payers, coins: Vec<Coin>, total: u64) -> Signing {
     let chain = target.chain;
     let fee = Amount(target.params.min_fee_rate * PAYMENT_BYTES);
     let threads = thread::available_parallelism().map_or(1, usize::from).clamp(1, 8);
@@ -324,7 +330,7 @@ impl Part {
 
 impl Signing {
     /// Waits until everything, or as much as may lie ready, is signed.
-    pub(super) async fn wait(&self) -> Signed {
+    pub(in crate::cli) async fn wait(&self) -> Signed {
         while self.signed.load(Ordering::Relaxed) < self.wanted {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -335,7 +341,7 @@ impl Signing {
     }
 
     /// Payments in the order in which they are due.
-    pub(super) fn into_payments(self) -> impl Iterator<Item = Prepared> {
+    pub(in crate::cli) fn into_payments(self) -> impl Iterator<Item = Prepared> {
         let Self { parts, stop, .. } = self;
         // Dropped with the iterator: then nobody needs more.
         let stop = StopOnDrop(stop);

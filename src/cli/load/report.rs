@@ -7,7 +7,7 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 
 /// A histogram of microseconds: three digits, one microsecond to ten minutes.
-pub(super) fn new_histogram() -> Histogram<u64> {
+pub(in crate::cli) fn new_histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, 600_000_000, 3).expect("the bounds are constants that fit")
 }
 
@@ -67,7 +67,7 @@ impl Line {
 
 /// A distribution in milliseconds.
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct Percentiles {
+pub(in crate::cli) struct Percentiles {
     p50_ms: f64,
     p90_ms: f64,
     p99_ms: f64,
@@ -77,7 +77,7 @@ pub(super) struct Percentiles {
 }
 
 impl Percentiles {
-    pub(super) fn of(histogram: &Histogram<u64>) -> Self {
+    pub(in crate::cli) fn of(histogram: &Histogram<u64>) -> Self {
         let at = |quantile| histogram.value_at_quantile(quantile) as f64 / 1e3;
         Self {
             p50_ms: at(0.5),
@@ -89,7 +89,7 @@ impl Percentiles {
         }
     }
 
-    pub(super) fn text(&self) -> String {
+    pub(in crate::cli) fn text(&self) -> String {
         format!(
             "p50 {:.2} ms  p90 {:.2} ms  p99 {:.2} ms  p99.9 {:.2} ms  max {:.2} ms  mean {:.2} ms",
             self.p50_ms, self.p90_ms, self.p99_ms, self.p999_ms, self.max_ms, self.mean_ms

@@ -80,10 +80,10 @@ impl Args {
         }
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
         let runtime = runtime.context("the async runtime cannot be started")?;
-        runtime.block_on(run(config, self.stop_with_parent))?;
+        let result = runtime.block_on(run(config, self.stop_with_parent));
         // Blocking work that is stuck must not hold the process.
         runtime.shutdown_background();
-        Ok(ExitCode::SUCCESS)
+        result.map(|()| ExitCode::SUCCESS)
     }
 
     fn overrides(&self) -> anyhow::Result<Vec<Override>> {

@@ -297,17 +297,13 @@ impl Running {
         self.tasks.close();
         let (tasks, threads) = (self.tasks.clone(), self.threads.clone());
         let flushing = self.flushing;
-        let all = async {
-            self.tasks.wait().await;
-            let joined = tokio::task::spawn_blocking(move || {
-                // The flusher flushes once more after the loop's last write.
-                threads.join(|name| name != FLUSHER);
-                flushing.close();
-                threads.join(|_| true);
-            });
-            // Its only panic would be a thread's, which is reported below.
-            let _ = joined.await;
-        };
+        let joined = tokio::task::spawn_blocking(move || {
+            // The flusher flushes once more after the loop's last write.
+            threads.join(|name| name != FLUSHER);
+            flushing.close();
+            threads.join(|_| true);
+        });
+        let all = async { tokio::join!(self.tasks.wait(), joined) };
         if tokio::time::timeout(STOP_WITHIN, all).await.is_err() {
             let mut stuck = self.threads.names();
             if !tasks.is_empty() {

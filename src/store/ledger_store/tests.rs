@@ -244,7 +244,8 @@ fn a_cached_coin_does_not_outlive_its_spending() {
     let store = LedgerStore::open(Arc::new(MemoryBackend::new()), &maker.genesis).expect("opens");
     let spent = maker.outpoint(2);
     // A reader that began before the block and ends after it.
-    let (generation, coin) = (store.coins().generation, store.coin(&spent).expect("readable").expect("unspent"));
+    let generation = store.coins().generation;
+    let coin = store.coin(&spent).expect("readable").expect("unspent");
     let payment = maker.pay(spent, 0, 7, COIN);
     let batch = maker.block(&store, &[payment]);
     store.apply(&batch).expect("follows");
@@ -356,6 +357,16 @@ fn the_bytes_on_disk_are_golden() {
         format!("{} {} {}", table.name(), entries.len(), &hex::encode(hash.finalize())[..16])
     };
     let found: Vec<String> = Table::ALL.into_iter().map(digest).collect();
-    let expected = [""; 9];
+    let expected = [
+        "meta 2 a377e544a36709f1",
+        "coins 6 7d23ab90c4b7ecd7",
+        "coins_by_lock 6 fceabeb3b76ae3ef",
+        "blocks 1 f07a28c97f172113",
+        "block_ids 1 8fb3a4d51689448a",
+        "transactions 1 d63b015ed610ea42",
+        "rejected 1 d7e86931b62e5b25",
+        "buckets 2 ab18b7d6ff728002",
+        "receipts 0 e3b0c44298fc1c14",
+    ];
     assert_eq!(found, expected);
 }

@@ -94,11 +94,13 @@ impl Args {
             ("--log", "log.filter", &self.log),
             ("--log-format", "log.format", &self.log_format),
         ];
-        let named = named.into_iter().filter_map(|(flag, key, value)| {
-            value.as_ref().map(|value| Override::flag(flag, key, value))
-        });
+        let named = named
+            .into_iter()
+            .filter_map(|(flag, key, value)| value.as_ref().map(|value| Override::flag(flag, key, value)));
         let set = self.set.iter().map(|text| {
-            let (key, value) = text.split_once('=').with_context(|| format!("--set {text}: expected KEY=VALUE"))?;
+            let (key, value) = text
+                .split_once('=')
+                .with_context(|| format!("--set {text}: expected KEY=VALUE"))?;
             Ok(Override::flag("--set", key.trim(), value.trim()))
         });
         named.map(Ok).chain(set).collect()
@@ -106,7 +108,10 @@ impl Args {
 }
 
 fn new_validator(config: &Config) -> anyhow::Result<()> {
-    let key = config.validator_key.as_deref().context("--new-validator needs a validator key (validator_key)")?;
+    let key = config
+        .validator_key
+        .as_deref()
+        .context("--new-validator needs a validator key (validator_key)")?;
     let key = KeyFile::load(key, KeyKind::Validator)?;
     let genesis = node::read_genesis(&config.genesis)?;
     node::create_safety_log(config, key.public_key(), &genesis)

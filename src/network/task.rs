@@ -92,6 +92,8 @@ struct Task {
     publications: VecDeque<(Topic, Vec<u8>)>,
     /// Every peer's queue was full: no new publication is tried before.
     held_until: Option<Instant>,
+    /// Publications so far.
+    published: u32,
 }
 
 /// Builds everything, waits until all addresses are listened on, and lets the task run.
@@ -148,6 +150,7 @@ pub(super) async fn start(
         wrapping: JoinSet::new(),
         publications: VecDeque::new(),
         held_until: None,
+        published: 0,
     };
     let task = tokio::spawn(task.run(cancel));
     Ok(Network {
@@ -421,7 +424,10 @@ impl Task {
 
     fn on_wrapped(&mut self, topic: Topic, result: Result<Envelope, EnvelopeError>, now: Instant) {
         match result {
-            Ok(envelope) => self.publish(Publication::new(topic, envelope, now), now),
+            Ok(envelope) => {
+                self.published = self.published.wrapping_add(1);
+                self.publish(Publication::new(topic, envelope, self.published, now), now);
+            }
             Err(error) => {
                 self.stats.oversized_out.up();
                 warn!(topic = topic.name(), %error, "a payload of our own cannot be published");
@@ -429,7 +435,7 @@ impl Task {
         }
     }
 
-    fn publish(&mut self, publication: Publication, now: Instant) {
+    fn publish(&mut self, mut publication: Publication, now: Instant) {
         let topic = publication.topic;
         let bytes = publication.bytes();
         let length = bytes.len() as u64;
@@ -443,6 +449,8 @@ impl Task {
                 self.stats.gossip_out.of(topic).up();
                 self.stats.bytes_out.add(length);
             }
+            // The same words again, on purpose: whoever says them twice has a reason.
+            Outcome::Known if publication.rename() => self.publish(publication, now),
             Outcome::Known => self.stats.publish_duplicates.up(),
             Outcome::Retry { renamed } => {
                 if renamed {

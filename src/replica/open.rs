@@ -221,12 +221,7 @@ impl Replica {
     }
 
     /// Blocks have come that were lost: what waited for them goes back into the pool.
-    pub(super) fn adopt_orphans(
-        &mut self,
-        now: Time,
-        view: &dyn View,
-        effects: &mut Effects,
-    ) -> Result<(), ViewError> {
+    pub(super) fn adopt_orphans(&mut self, now: Time, view: &dyn View, effects: &mut Effects) -> Result<(), ViewError> {
         for (txid, orphan) in std::mem::take(&mut self.orphans) {
             let settled = view.location(&txid)?.is_some() || view.rejected(&txid)?.is_some();
             if settled || is_dead(view, &orphan)? {

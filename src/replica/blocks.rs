@@ -436,7 +436,6 @@ impl Replica {
         self.unheard.clear();
         self.sealed = false;
         self.revive = true;
-        self.restore_votes(now, effects);
         // Whoever lost its log and only now catches up may have signed in the epoch that it has just reached.
         if let Some(silence @ (Silence::LostLog(_) | Silence::ForeignVotes(_))) = self.silence
             && !live

@@ -175,6 +175,7 @@ impl Replica {
             self.adopt_orphans(now, view, effects)?;
         }
         if std::mem::take(&mut self.revive) {
+            self.restore_votes(now, view, effects)?;
             self.revive_pending(view)?;
         }
         match input {
@@ -543,7 +544,8 @@ impl Replica {
         {
             self.silence = None;
         }
-        let voting = self.own.is_some() && self.silence.is_none() && !self.sync.is_catching_up();
+        let remembers = self.silence.is_none() && !self.must_restore_votes();
+        let voting = self.own.is_some() && remembers && !self.sync.is_catching_up();
         self.finality.set_voting(now, voting);
         self.consensus.set_voting(voting);
         if voting != self.voting {

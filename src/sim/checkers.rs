@@ -423,14 +423,22 @@ impl Checkers {
         for input in inputs {
             let spoken = self.spoken.entry(batch.validator).or_default();
             let before = spoken.locks.insert((batch.epoch, *input), vote.txid);
-            // A rejection between the two frees the coin, once the validator has committed it.
-            let freed = |other: &TxId| self.rejected.get(other).is_some_and(|height| *height <= batch.height);
+            // Once the validator has committed a block that rejects the other, or that spends one of its coins
+            // otherwise, the coin is free.
+            let freed = |other: &TxId| self.impossible_since(book, other).is_some_and(|height| height <= batch.height);
             let held = before.filter(|other| *other != vote.txid && !freed(other));
             self.require(held.is_none(), Checker::Contradiction, || {
                 format!("node {node} locks {input} for {} and for {held:?}", vote.txid.short())
             })?;
         }
         Ok(())
+    }
+
+    /// The block from which on a transaction can never be committed.
+    fn impossible_since(&self, book: &Book, txid: &TxId) -> Option<Height> {
+        let rivals = book.rivals(txid).into_iter();
+        let spent = rivals.filter_map(|rival| self.committed.get(&rival).copied());
+        spent.chain(self.rejected.get(txid).copied()).min()
     }
 
     /// Evidence against somebody correct.

@@ -2,12 +2,36 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
-pub mod network;
 #[macro_use]
+#[deny(clippy::disallowed_types, clippy::disallowed_methods, clippy::disallowed_macros)]
 pub mod primitives;
-pub mod consensus;
+#[deny(clippy::disallowed_types, clippy::disallowed_methods, clippy::disallowed_macros)]
 pub mod ledger;
+
+#[deny(clippy::disallowed_types, clippy::disallowed_methods, clippy::disallowed_macros)]
+pub mod consensus;
+#[deny(clippy::disallowed_types, clippy::disallowed_methods, clippy::disallowed_macros)]
+pub mod epoch;
+#[deny(clippy::disallowed_types, clippy::disallowed_methods, clippy::disallowed_macros)]
+pub mod finality;
+#[deny(clippy::disallowed_types, clippy::disallowed_methods, clippy::disallowed_macros)]
+pub mod pool;
+#[deny(clippy::disallowed_types, clippy::disallowed_methods, clippy::disallowed_macros)]
+pub mod sync;
+
+#[deny(clippy::disallowed_types, clippy::disallowed_methods, clippy::disallowed_macros)]
+pub mod replica;
+
+pub mod api;
+pub mod network;
+pub mod signer;
 pub mod store;
+pub mod wallet;
+
+pub mod node;
+pub mod sim;
+
+pub mod cli;
 
 /// Messages and services as compiled from `proto/`.
 #[allow(

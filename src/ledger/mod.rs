@@ -7,9 +7,11 @@ pub mod apply;
 pub mod check;
 pub mod commitment;
 pub mod reward;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod view;
 
 pub use apply::{Applied, Batch, BlockError, Content, TransactionError};
-pub use check::{CheckError, Checked, CheckedTransaction};
-pub use commitment::{Commitment, LtHash, UTXO_BUCKETS};
-pub use view::{Location, Overlay, Tip, View, ViewError};
+pub use check::{CheckBlockError, CheckError, Checked, CheckedTransaction};
+pub use commitment::{Commitment, CommitmentChange, LtHash, UTXO_BUCKETS};
+pub use view::{Changes, Location, Overlay, Tip, View, ViewError};

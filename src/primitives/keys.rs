@@ -155,6 +155,11 @@ impl SignatureBatch {
         self.items.len() - 1
     }
 
+    /// Adds all of another's, after these.
+    pub fn append(&mut self, mut other: Self) {
+        self.items.append(&mut other.items);
+    }
+
     /// Signatures waiting.
     pub fn len(&self) -> usize {
         self.items.len()

@@ -138,7 +138,7 @@ impl Proposal {
         Self::from_proto(&wire::decode("proposal", bytes)?)
     }
 
-    fn to_proto(&self) -> proto::Proposal {
+    pub(crate) fn to_proto(&self) -> proto::Proposal {
         proto::Proposal {
             height: self.height.0,
             round: self.round.0,
@@ -153,7 +153,7 @@ impl Proposal {
         }
     }
 
-    fn from_proto(message: &proto::Proposal) -> Result<Self, DecodeError> {
+    pub(crate) fn from_proto(message: &proto::Proposal) -> Result<Self, DecodeError> {
         wire::count("proposal rejections", message.rejections.len(), 0, MAX_BLOCK_REJECTIONS)?;
         wire::count("proposal seals", message.seals.len(), 0, MAX_VALIDATORS)?;
         let header = BlockHeader::decode(&message.header)?;

@@ -1,0 +1,275 @@
+//! From a store and a safety log to a replica that contradicts neither.
+
+use super::{Effects, Ended, OpenError, Payments, Records, Replica, SafetyRecord, Setup, Silence, Statement, chores};
+use crate::{
+    consensus::{self, Consensus, LEADER_WINDOW, Mark},
+    epoch::Seals,
+    finality::Finality,
+    ledger::{CheckedTransaction, Commitment, View, ViewError, check},
+    pool::{self, Pool},
+    primitives::{Amount, BlockCertificate, Epoch, EpochSeal, Height, Time, TxId, VoteBatch},
+    sync::BlockSync,
+};
+use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+impl Replica {
+    /// Opens the replica over a committed state and what was remembered. The effects are those of a first turn, to be
+    /// served like any other's.
+    pub fn open(setup: Setup, view: &dyn View, records: Records, now: Time) -> Result<(Self, Effects), OpenError> {
+        let params = setup.genesis.params.clone();
+        let tip = view.tip()?;
+        let commitment = Commitment::load(view)?;
+        if commitment.root() != tip.utxo_root {
+            return Err(OpenError::Chain(format!(
+                "the coins' root {} is not the tip's {} at height {}",
+                commitment.root(),
+                tip.utxo_root,
+                tip.height
+            )));
+        }
+        let epoch = tip.height.next().epoch(params.epoch_length);
+        let set = setup.electorate.of_epoch(epoch).clone();
+        let own = setup.own.and_then(|key| set.index_of(&key));
+        let config = consensus::Config {
+            electorate: setup.electorate.clone(),
+            params: params.clone(),
+            own: setup.own,
+        };
+        let mut consensus = Consensus::new(config, &tip, &recent_commits(view, tip.height)?, now);
+        if let Some(block) = view.block(tip.height)? {
+            consensus.set_tip_commit(&block.commit);
+        }
+        let finality = Finality::new(Self::finality_config(&params, own), set.clone(), epoch, tip.height);
+        let mut replica = Self {
+            own,
+            commitment,
+            pool: Pool::new(setup.pool.clone()),
+            finality,
+            consensus,
+            seals: Seals::new(epoch, set),
+            sync: BlockSync::new(),
+            payments: Arc::new(Payments::default()),
+            ended: Ended::default(),
+            final_coins: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            building: None,
+            validating: BTreeMap::new(),
+            validated: BTreeMap::new(),
+            strays: BTreeMap::new(),
+            decided: None,
+            silence: None,
+            voting: false,
+            own_seal: None,
+            unheard: Vec::new(),
+            later: Vec::new(),
+            orphans: BTreeMap::new(),
+            sealed: false,
+            peers: BTreeSet::new(),
+            asked: BTreeMap::new(),
+            bodies_asked: BTreeSet::new(),
+            next_request: 0,
+            rng: ChaCha8Rng::seed_from_u64(setup.seed),
+            fresh: Vec::new(),
+            wrote: false,
+            revive: false,
+            chores: chores::Due::new(now),
+            counters: super::Counters::default(),
+            tip,
+            params,
+            setup,
+        };
+        let mut effects = Effects::default();
+        match records {
+            Records::Kept(records) => replica.restore(now, view, records, &mut effects)?,
+            Records::Missing if replica.setup.own.is_some() => {
+                replica.silence = Some(Silence::LostLog(epoch));
+                effects.remember.push(SafetyRecord::Silent(epoch));
+            }
+            Records::Missing => {}
+        }
+        replica.settle_down(now, view, &mut effects)?;
+        replica.finish_turn(&mut effects);
+        Ok((replica, effects))
+    }
+
+    /// Takes back everything that was said and still binds. Own votes are signed and published once more: whether they had
+    /// left before the stop is not known, and signing is deterministic. The store may have lost its last blocks, which
+    /// the log has not: what was said about later heights and epochs waits until they are reached again.
+    fn restore(
+        &mut self,
+        now: Time,
+        view: &dyn View,
+        records: Vec<SafetyRecord>,
+        effects: &mut Effects,
+    ) -> Result<(), OpenError> {
+        let epoch = self.finality.epoch();
+        let mut bodies = BTreeMap::new();
+        let mut silent: Option<Epoch> = None;
+        for record in records {
+            match record {
+                SafetyRecord::Transaction(bytes) => {
+                    let body = check::check(&self.setup.electorate.chain, &bytes)
+                        .map_err(|error| OpenError::Record(format!("a remembered transaction: {error}")))?;
+                    bodies.insert(body.txid(), body);
+                }
+                SafetyRecord::Votes(VoteBatch { epoch: of, .. }) | SafetyRecord::Seal(EpochSeal { epoch: of, .. }) => {
+                    if of >= epoch {
+                        self.later.push(record);
+                    }
+                }
+                SafetyRecord::Signed {
+                    height,
+                    round,
+                    phase,
+                    block,
+                } => {
+                    self.consensus.restore(&Mark::Signed {
+                        height,
+                        round,
+                        phase,
+                        block,
+                    });
+                }
+                SafetyRecord::ViewChange(change) => self.consensus.restore(&Mark::ViewChanged(change)),
+                SafetyRecord::Prepared { proposal, certificate } => {
+                    self.consensus.restore(&Mark::Prepared { proposal, certificate });
+                }
+                SafetyRecord::Silent(until) => silent = silent.max(Some(until)),
+            }
+        }
+        self.silence = silent.filter(|until| *until >= epoch).map(Silence::LostLog);
+        self.readmit(now, view, bodies)?;
+        self.restore_votes(now, effects);
+        self.revive_pending(view)?;
+        Ok(())
+    }
+
+    /// Takes back what was said in the epoch that the store has reached.
+    pub(super) fn restore_votes(&mut self, now: Time, effects: &mut Effects) {
+        let epoch = self.finality.epoch();
+        let mut batches: BTreeMap<u64, VoteBatch> = BTreeMap::new();
+        for record in std::mem::take(&mut self.later) {
+            match record {
+                SafetyRecord::Votes(batch) if batch.epoch == epoch => {
+                    batches.insert(batch.sequence, batch);
+                }
+                SafetyRecord::Seal(seal) if seal.epoch == epoch => {
+                    self.sealed = true;
+                    self.finality.seal();
+                    self.unheard.push(SafetyRecord::Seal(seal.clone()));
+                    effects.sign.push(Statement::Seal(seal));
+                }
+                SafetyRecord::Votes(VoteBatch { epoch: of, .. }) | SafetyRecord::Seal(EpochSeal { epoch: of, .. })
+                    if of > epoch =>
+                {
+                    self.later.push(record);
+                }
+                _ => {}
+            }
+        }
+        for batch in batches.into_values() {
+            let (pool, orphans) = (&self.pool, &self.orphans);
+            // A lock holds whether or not its inputs are known here again.
+            self.finality.restore(now, &batch, |txid| {
+                let pooled = pool.get(txid).zip(pool.rate_milli(txid));
+                pooled.or_else(|| orphans.get(txid).map(|orphan| (orphan.clone(), 0)))
+            });
+            self.unheard.push(SafetyRecord::Votes(batch.clone()));
+            effects.sign.push(Statement::Votes(batch));
+        }
+    }
+
+    /// Puts remembered transactions back into the pool, parents first. What is settled is left out; what has an input
+    /// that is not known here (yet) is kept aside.
+    fn readmit(
+        &mut self,
+        now: Time,
+        view: &dyn View,
+        bodies: BTreeMap<TxId, CheckedTransaction>,
+    ) -> Result<(), OpenError> {
+        let mut open = Vec::new();
+        for (txid, body) in bodies {
+            if view.location(&txid)?.is_none() && view.rejected(&txid)?.is_none() && !is_dead(view, &body)? {
+                open.push(body);
+            }
+        }
+        loop {
+            let before = open.len();
+            let mut left = Vec::new();
+            for body in open {
+                match self.restored_fee(view, &body)? {
+                    // It was admitted before, and limits have not shrunk; were they to have, the lock still counts.
+                    Some(fee) if self.pool.admit(now, body.clone(), fee).is_ok() => {
+                        let rate = pool::rate_milli(fee, body.bytes().len());
+                        self.finality.on_transaction(now, &body, rate, false);
+                        self.payments.admit(body);
+                    }
+                    Some(_) => drop(self.orphans.insert(body.txid(), body)),
+                    None => left.push(body),
+                }
+            }
+            if left.is_empty() || left.len() == before {
+                self.orphans.extend(left.into_iter().map(|body| (body.txid(), body)));
+                return Ok(());
+            }
+            open = left;
+        }
+    }
+
+    /// Blocks have come that were lost: what waited for them goes back into the pool.
+    pub(super) fn adopt_orphans(
+        &mut self,
+        now: Time,
+        view: &dyn View,
+        effects: &mut Effects,
+    ) -> Result<(), ViewError> {
+        for (txid, orphan) in std::mem::take(&mut self.orphans) {
+            let settled = view.location(&txid)?.is_some() || view.rejected(&txid)?.is_some();
+            if settled || is_dead(view, &orphan)? {
+                continue;
+            }
+            match self.admit(now, view, &orphan, effects)? {
+                Ok(_) => self.pool.protect(&txid),
+                Err(_) => drop(self.orphans.insert(txid, orphan)),
+            }
+        }
+        Ok(())
+    }
+
+    fn restored_fee(&self, view: &dyn View, body: &CheckedTransaction) -> Result<Option<Amount>, OpenError> {
+        let mut inputs = Vec::new();
+        for outpoint in body.inputs() {
+            match view.coin(outpoint)?.or_else(|| self.pending_coin(outpoint)) {
+                Some(coin) => inputs.push(coin.output.value),
+                None => return Ok(None),
+            }
+        }
+        let spent = Amount::sum(inputs);
+        let made = Amount::sum(body.outputs().iter().map(|output| output.value));
+        Ok(spent.zip(made).and_then(|(spent, made)| spent.checked_sub(made)))
+    }
+}
+
+/// Whether a block has spent one of its coins otherwise: the coin is gone though what made it is in a block.
+fn is_dead(view: &dyn View, body: &CheckedTransaction) -> Result<bool, ViewError> {
+    for outpoint in body.inputs() {
+        if view.coin(outpoint)?.is_none() && view.location(&outpoint.txid)?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The commit certificates inside the last blocks, oldest first.
+fn recent_commits(view: &dyn View, tip: Height) -> Result<Vec<BlockCertificate>, OpenError> {
+    let from = tip.0.saturating_sub(LEADER_WINDOW as u64 - 1).max(1);
+    let mut recent = Vec::new();
+    for height in from..=tip.0 {
+        recent.extend(view.block(Height(height))?.and_then(|block| block.block.last_commit));
+    }
+    Ok(recent)
+}

@@ -22,8 +22,16 @@ pub mod sync;
 #[deny(clippy::disallowed_types, clippy::disallowed_methods, clippy::disallowed_macros)]
 pub mod replica;
 
+pub mod api;
 pub mod network;
+pub mod signer;
 pub mod store;
+pub mod wallet;
+
+pub mod node;
+pub mod sim;
+
+pub mod cli;
 
 /// Messages and services as compiled from `proto/`.
 #[allow(

@@ -400,14 +400,13 @@ async fn every_failed_request_says_why_and_just_once() {
         ..quick()
     };
     let mut one = start(34, config.clone()).await;
-    let mut two = start(
-        35,
-        Config {
-            bootstrap: vec![one.address()],
-            ..config
-        },
-    )
-    .await;
+    // The answerer is the more patient one, so that it is clear whose time runs out first.
+    let patient = Config {
+        request_timeout_ms: 1_500,
+        bootstrap: vec![one.address()],
+        ..config
+    };
+    let mut two = start(35, patient).await;
     let (to_two, to_one) = (one.peer_up().await, two.peer_up().await);
 
     let too_large = one.response_to(to_two, vec![0; MAX_MESSAGE_SIZE + 1]).await;
@@ -435,10 +434,10 @@ async fn every_failed_request_says_why_and_just_once() {
     assert_eq!(one.response(id).await, Err(RequestError::Timeout));
     assert!(start.elapsed() >= Duration::from_millis(500));
     assert_eq!(one.network.stats.request_timeouts.get(), 1);
-    // The late answer goes nowhere, and the place it took comes free.
-    two.network.commands.answer(ticket, vec![2]);
     let stats = std::sync::Arc::clone(&two.network.stats);
     eventually("the ticket expires", || stats.requests_unanswered.get() == 1).await;
+    // The late answer goes nowhere, and the place it took is free.
+    two.network.commands.answer(ticket, vec![2]);
 
     let ids: Vec<_> = (0..6).map(|_| one.network.commands.ask(to_two, vec![3])).collect();
     assert_eq!(one.response(ids[4]).await, Err(RequestError::Overloaded));
@@ -450,6 +449,11 @@ async fn every_failed_request_says_why_and_just_once() {
     for id in &ids[..4] {
         assert_eq!(one.response(*id).await.expect("answered"), vec![3]);
     }
+
+    // This time the answerer gives up first.
+    let id = two.network.commands.ask(to_one, vec![6]);
+    one.request().await;
+    assert_eq!(two.response(id).await, Err(RequestError::Unanswered));
 
     let id = two.network.commands.ask(to_one, vec![4]);
     one.request().await;
@@ -796,6 +800,59 @@ async fn latencies_are_printed() {
             );
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn throughput_is_printed_and_nothing_is_lost_silently() {
+    let mut one = start_with(78, &[]).await;
+    let mut two = start_with(79, &[&one]).await;
+    one.peer_up().await;
+    two.peer_up().await;
+    let commands = two.network.commands.clone();
+    let heard = tokio::spawn(async move {
+        let mut heard = std::collections::BTreeSet::new();
+        while let Ok(Some(event)) = tokio::time::timeout(Duration::from_secs(3), two.network.events.recv()).await {
+            if let Event::Gossip { id, payload, .. } = event {
+                commands.verdict(id, Verdict::Ignore);
+                heard.insert(u32::from_be_bytes(
+                    payload[..4].try_into().expect("at least four bytes"),
+                ));
+            }
+        }
+        (heard, two)
+    });
+    // Far more than a queue holds, as fast as it goes; then spaced so that the command queue never overflows.
+    const COUNT: u32 = 20_000;
+    let start = Instant::now();
+    for number in 0..COUNT {
+        let mut words = number.to_be_bytes().to_vec();
+        words.resize(250, 7);
+        one.network.commands.publish(Topic::Votes, words);
+        if number % 1_000 == 999 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    let offered = start.elapsed();
+    let (heard, two) = heard.await.expect("no panic");
+    let stats = &one.network.stats;
+    println!(
+        "{COUNT} messages of 250 bytes offered in {offered:?}: {} heard, {} retries, {} given up, {} overflowed, {} lost \
+         by a slow peer, {} dropped by the receiver",
+        heard.len(),
+        stats.publish_retries.get(),
+        stats.publish_abandoned.get(),
+        stats.publish_overflow.get(),
+        stats.slow_peer_losses.get(),
+        two.network.stats.gossip_dropped.get(),
+    );
+    let counted = stats.publish_abandoned.get()
+        + stats.publish_overflow.get()
+        + stats.slow_peer_losses.get()
+        + two.network.stats.gossip_dropped.get();
+    assert!(
+        heard.len() as u64 + counted >= u64::from(COUNT),
+        "some are missing without a trace"
+    );
 }
 
 // ---- a stranger who can say anything ---------------------------------------------------------------------------

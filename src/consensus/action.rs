@@ -32,6 +32,7 @@ pub enum Work {
 
 /// What the replica is asked to do, in this order.
 #[derive(Clone, Debug, PartialEq)]
+#[allow(clippy::large_enum_variant, reason = "few, and gone at the end of the turn")]
 pub enum Action {
     /// This node leads the round and nothing is prepared: make a block and answer with
     /// [`super::Consensus::on_built`]. Asked again, with back-off, until answered.
@@ -107,6 +108,7 @@ impl Mark {
 
 /// What this validator says; the signature is zeros.
 #[derive(Clone, Debug, PartialEq)]
+#[allow(clippy::large_enum_variant, reason = "few, and gone at the end of the turn")]
 pub enum Statement {
     /// As the leader of a round.
     Proposal(Proposal),

@@ -45,7 +45,7 @@ pub(super) struct Deciding {
     /// Blocks that are needed and not here, and when to ask for each.
     pub(super) missing: BTreeMap<BlockId, BackOff>,
     /// Whose contradictions were reported.
-    pub(super) accused: BTreeSet<(ValidatorIndex, Round, Phase)>,
+    pub(super) accused: BTreeSet<(ValidatorIndex, Height, Round, Phase)>,
     pub(super) decided: Option<BlockCertificate>,
 }
 

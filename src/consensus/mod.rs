@@ -171,7 +171,7 @@ impl Consensus {
     /// What waits for a block now. Called after every turn; costs nothing while it stays the same.
     pub fn on_work(&mut self, now: Time, work: Work) {
         if work != self.pace.work {
-            self.pace.at(now);
+            self.at_time(now);
             self.pace.work = work;
             self.advance();
         }
@@ -179,7 +179,7 @@ impl Consensus {
 
     /// A proposal whose signatures are right: gossip, an own one that was signed, or the answer to [`Action::Fetch`].
     pub fn on_proposal(&mut self, now: Time, proposal: Proposal) -> Result<(), ConsensusError> {
-        self.pace.at(now);
+        self.at_time(now);
         let result = match self.when(proposal.height) {
             Err(error) => Err(error),
             Ok(When::Last) => Err(self.behind(proposal.height)),
@@ -195,7 +195,7 @@ impl Consensus {
 
     /// A vote whose signature is right, own ones included.
     pub fn on_vote(&mut self, now: Time, vote: BlockVote) -> Result<(), ConsensusError> {
-        self.pace.at(now);
+        self.at_time(now);
         let member = self.member(vote.validator, vote.height);
         let result = member.and_then(|()| match self.when(vote.height)? {
             When::Last => self.take_late_vote(vote),
@@ -207,7 +207,7 @@ impl Consensus {
 
     /// A view change whose signatures are right, own ones included.
     pub fn on_view_change(&mut self, now: Time, change: ViewChange) -> Result<(), ConsensusError> {
-        self.pace.at(now);
+        self.at_time(now);
         let member = self.member(change.validator, change.height);
         let result = member.and_then(|()| match self.when(change.height)? {
             When::Last => Err(self.behind(change.height)),
@@ -219,7 +219,7 @@ impl Consensus {
 
     /// The answer to [`Action::Validate`]; may come late, and again: `false` can become `true`.
     pub fn on_validated(&mut self, now: Time, block: BlockId, verdict: bool) {
-        self.pace.at(now);
+        self.at_time(now);
         if self.at.bodies.contains_key(&block) {
             self.stats.refused += u64::from(!verdict);
             self.at.verdicts.insert(block, verdict);
@@ -230,7 +230,7 @@ impl Consensus {
     /// The answer to [`Action::Build`]: a block on the tip, valid, made by this node. Round, leader, justification and
     /// signature are filled in here. Ignored when the round is over or has its proposal.
     pub fn on_built(&mut self, now: Time, round: Round, proposal: Proposal) {
-        self.pace.at(now);
+        self.at_time(now);
         let fits = proposal.header.height == self.at.height
             && proposal.header.parent == self.at.parent
             && Some(proposal.header.proposer) == self.at.me;
@@ -261,7 +261,7 @@ impl Consensus {
         commit: &BlockCertificate,
         last_commit: Option<&BlockCertificate>,
     ) {
-        self.pace.at(now);
+        self.at_time(now);
         if tip.height < self.at.height {
             return;
         }
@@ -282,7 +282,7 @@ impl Consensus {
 
     /// Looks at what is due.
     pub fn on_tick(&mut self, now: Time) {
-        self.pace.at(now);
+        self.at_time(now);
         if std::mem::take(&mut self.pace.poked) {
             self.pace.resend.start(now);
             self.say_again();
@@ -294,8 +294,8 @@ impl Consensus {
         if self.pace.resend.is_due(now) {
             self.say_again();
         }
-        self.watch();
         self.advance();
+        self.watch();
     }
 
     /// When to call [`Consensus::on_tick`] next. There is always such a time: the watchdog's, if no other.
@@ -369,6 +369,11 @@ fn deciding(config: &Config, height: Height, parent: BlockId) -> Deciding {
 
 // What messages do.
 impl Consensus {
+    fn at_time(&mut self, now: Time) {
+        let back = self.pace.at(now);
+        self.at.missing.values_mut().for_each(|again| again.move_back(back));
+    }
+
     fn when(&self, found: Height) -> Result<When, ConsensusError> {
         let current = self.at.height;
         match found {
@@ -433,7 +438,9 @@ impl Consensus {
         let (height, round, leader) = (proposal.height, proposal.round, proposal.leader);
         let chain = &self.config.electorate.chain;
         let block = proposal.block_id(chain);
-        if self.at.bodies.get(&block).is_some_and(|known| known.round >= round) {
+        let known = self.at.bodies.get(&block).is_some_and(|known| known.round >= round);
+        let missed = round == self.at.round && self.at.entered && self.at.accepted.is_none();
+        if known && !missed {
             return Err(ConsensusError::Duplicate {
                 what: "proposal",
                 validator: leader,
@@ -532,7 +539,11 @@ impl Consensus {
     }
 
     fn accuse(&mut self, second: &BlockVote, kept: BlockId, signature: Signature) -> ConsensusError {
-        if self.at.accused.insert((second.validator, second.round, second.phase)) {
+        if self
+            .at
+            .accused
+            .insert((second.validator, second.height, second.round, second.phase))
+        {
             self.stats.evidence += 1;
             let first = BlockVote {
                 block: kept,

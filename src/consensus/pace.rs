@@ -57,6 +57,11 @@ impl BackOff {
         due
     }
 
+    /// Goes with a clock that was set back.
+    pub(super) fn move_back(&mut self, back_ms: u64) {
+        self.at = self.at.map(|at| Time(at.0.saturating_sub(back_ms)));
+    }
+
     /// Not any more.
     pub(super) const fn stop(&mut self) {
         *self = Self::STOPPED;
@@ -97,18 +102,19 @@ impl Pace {
     }
 
     /// Takes note of the time. A clock that was set back must not stop what waits: everything due moves with it.
-    pub(super) fn at(&mut self, now: Time) {
+    /// Answers by how many milliseconds.
+    pub(super) fn at(&mut self, now: Time) -> u64 {
         let back = self.now.ms_since(now);
         self.now = now;
-        if back == 0 {
-            return;
+        if back > 0 {
+            let earlier = |time: Time| Time(time.0.saturating_sub(back));
+            self.committed = earlier(self.committed);
+            self.round_end = self.round_end.map(earlier);
+            self.resend.move_back(back);
+            self.build.move_back(back);
+            self.watchdog = earlier(self.watchdog);
         }
-        let earlier = |time: Time| Time(time.0.saturating_sub(back));
-        self.committed = earlier(self.committed);
-        self.round_end = self.round_end.map(earlier);
-        self.resend.at = self.resend.at.map(earlier);
-        self.build.at = self.build.at.map(earlier);
-        self.watchdog = earlier(self.watchdog);
+        back
     }
 
     /// A height begins.

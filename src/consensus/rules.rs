@@ -117,7 +117,7 @@ impl Consensus {
             self.pace.build.stop();
             return;
         }
-        let due = self.pace.due(&self.config.params) <= self.pace.now;
+        let due = self.pace.due(&self.config.params) <= self.pace.now || self.pace.build.is_running();
         let justified = self.at.justification.is_some();
         if (self.at.round == Round(0) && !due) || (self.at.round > Round(0) && !justified) {
             return;

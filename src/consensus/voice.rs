@@ -32,6 +32,7 @@ struct Said {
 }
 
 /// What is to be said again.
+#[allow(clippy::large_enum_variant, reason = "few, and gone at the end of the turn")]
 pub(super) enum Again {
     /// Signed already.
     Signed(Gossip),
@@ -98,6 +99,7 @@ impl Voice {
     /// After all marks: the round to resume in and whether it was entered. What was said last will be said again.
     pub(super) fn resume(&mut self, me: ValidatorIndex) -> (Round, bool) {
         let floor = self.floor;
+        self.said.clear();
         if let Some(change) = self.changed.clone() {
             self.note(Topic::Change(change.round), Statement::ViewChange(change));
         }
@@ -180,6 +182,9 @@ impl Voice {
         };
         self.floor = self.floor.max(round);
         self.changed = Some(change.clone());
+        // What was not signed so far goes with the round, and its mark with it; a Commit alone keeps both.
+        self.said
+            .retain(|topic, said| said.signed.is_some() || *topic == Topic::Vote(Phase::Commit));
         self.note(Topic::Change(round), Statement::ViewChange(change.clone()));
         let mut rounds = self.said.keys().filter_map(|topic| match topic {
             Topic::Change(round) => Some(*round),
@@ -277,10 +282,14 @@ impl Voice {
         self.prepared.as_ref().map(|(proposal, _)| proposal)
     }
 
-    /// Marks that still bind: those of the highest round, and what was prepared.
+    /// Marks that still bind: those of the highest round, what was prepared, and the last Commit, which is said again.
     pub(super) fn marks(&self) -> Vec<Mark> {
-        let signed = self.signed.range((self.floor, Phase::Propose)..);
-        let mut marks: Vec<Mark> = signed
+        let last_commit = self.signed.keys().rfind(|(_, phase)| *phase == Phase::Commit);
+        let binds = |key: &(Round, Phase)| key.0 >= self.floor || Some(key) == last_commit;
+        let mut marks: Vec<Mark> = self
+            .signed
+            .iter()
+            .filter(|(key, _)| binds(key))
             .map(|((round, phase), block)| Mark::Signed {
                 height: self.height,
                 round: *round,

@@ -229,7 +229,8 @@ mod tests {
 
     #[test]
     fn numbers_that_cannot_work_are_named() {
-        let rows: [(fn(&mut Config), &str); 5] = [
+        type Change = fn(&mut Config);
+        let rows: [(Change, &str); 5] = [
             (|config| config.max_per_peer = 1, "max_per_peer"),
             (|config| config.max_requests = 1, "max_requests"),
             (|config| config.max_event_mb = 9, "max_event_mb"),

@@ -368,7 +368,7 @@ mod tests {
         assert!(judge.expired(now + UNJUDGED_FOR - Duration::from_millis(1)).is_none());
         let late = now + UNJUDGED_FOR;
         let expired = std::iter::from_fn(|| judge.expired(late)).count();
-        assert_eq!((expired, judge.len()), (UNJUDGED_MAX - 2, 0));
+        assert_eq!((expired, judge.len()), (UNJUDGED_MAX - 1, 0));
     }
 
     #[test]
@@ -376,7 +376,7 @@ mod tests {
         let now = Instant::now();
         let mut judge = Judge::default();
         let source = libp2p::PeerId::random();
-        let mut add = |judge: &mut Judge, at| judge.add(MessageId::new(&[0]), source, at).0;
+        let add = |judge: &mut Judge, at| judge.add(MessageId::new(&[0]), source, at).0;
         add(&mut judge, now);
         let second = add(&mut judge, now);
         let third = add(&mut judge, now + UNJUDGED_FOR);

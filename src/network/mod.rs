@@ -3,18 +3,19 @@
 //! # What it promises
 //!
 //! - **Peers** of the same chain only. They are known by node-local numbers ([`PeerId`]), given at the first connection
-//!   and never reused while the process lives. [`Event::PeerUp`] comes once a peer has shown its chain, and before
-//!   anything else from it; [`Event::PeerDown`] when its last connection is gone.
-//! - **Gossip** ([`gossip`]): what is published reaches all subscribed peers that are connected, directly; it is relayed
+//!   and never reused while the process lives. [`Event::PeerUp`] comes once a peer has shown its chain and, if it takes
+//!   part in gossip, listens: what is published from then on reaches it. Nothing else comes from a peer before it.
+//!   [`Event::PeerDown`] comes when the last connection is gone.
+//! - **Gossip** (`gossip.rs`): what is published reaches all subscribed peers that are connected, directly; it is relayed
 //!   further by whoever accepts it. A received message is relayed only after [`Verdict::Accept`].
-//! - **Requests** ([`request`]): every [`Commands::ask`] is answered by exactly one [`Event::Response`].
+//! - **Requests** (`request.rs`): every [`Commands::ask`] is answered by exactly one [`Event::Response`].
 //! - **Limits** on everything a stranger can make grow: message sizes before and while decompressing
-//!   ([`envelope`]), connections in all, per peer, per address and by memory ([`behaviour`]), requests in flight,
-//!   events in number and bytes ([`events`]), commands ([`commands`]), identities ([`peers`]). What is full has a chosen
+//!   ([`envelope`]), connections in all, per peer, per address and by memory (`behaviour.rs`), requests in flight,
+//!   events in number and bytes (`events.rs`), commands (`commands.rs`), identities ([`peers`]). What is full has a chosen
 //!   behaviour, and [`Stats`] counts it.
 //! - **Faults** have one price list ([`peers`]). Broken envelopes are priced here; what is wrong inside of them is
 //!   reported by [`Commands::punish`].
-//! - **Bootstrap peers** are dialed again whenever they are not connected, for ever ([`dial`]).
+//! - **Bootstrap peers** are dialed again whenever they are not connected, for ever (`dial.rs`).
 //!
 //! # What it does not promise
 //!
@@ -162,7 +163,10 @@ pub enum RequestError {
     /// The answer is broken; the peer has been punished.
     #[error("a broken answer: {0}")]
     Broken(EnvelopeError),
-    /// The stream failed, or ended without an answer.
+    /// The peer ended the stream without an answer: most likely it had none in time.
+    #[error("the peer gave no answer")]
+    Unanswered,
+    /// The stream failed.
     #[error("the stream failed: {0}")]
     Stream(String),
     /// This node is stopping.

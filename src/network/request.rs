@@ -244,6 +244,7 @@ pub(super) fn outbound_error(failure: OutboundFailure) -> RequestError {
         OutboundFailure::Timeout => RequestError::Timeout,
         OutboundFailure::ConnectionClosed => RequestError::Disconnected,
         OutboundFailure::UnsupportedProtocols => RequestError::Unsupported,
+        OutboundFailure::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => RequestError::Unanswered,
         OutboundFailure::Io(error) => RequestError::Stream(error.to_string()),
     }
 }

@@ -37,6 +37,11 @@ use super::{
 const TICK: Duration = Duration::from_millis(500);
 /// How long an address may take until it is listened on.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the announcement of a peer that could gossip waits for its subscriptions.
+const SUBSCRIBE_GRACE: Duration = Duration::from_secs(1);
+/// What the names of all versions of gossipsub begin with.
+const GOSSIP_PROTOCOLS: &str = "/meshsub/";
+const ALL_TOPICS: u8 = 0b111;
 /// Large envelopes that are (de)compressed at the same time, in each direction.
 const HEAVY_MAX: usize = 8;
 
@@ -45,6 +50,10 @@ struct Live {
     number: PeerId,
     /// Whether it has shown that it is of this chain, and `PeerUp` was sent.
     admitted: bool,
+    /// When it said that it is of this chain.
+    identified: Option<Instant>,
+    /// The topics it listens to, one bit each.
+    subscribed: u8,
     since: Instant,
     outbound: bool,
 }
@@ -286,6 +295,7 @@ impl Task {
         for asked in asked {
             self.finish(asked, Err(RequestError::Timeout));
         }
+        self.admit_the_reticent(now);
         self.reap(now);
         self.gauge();
     }
@@ -570,6 +580,8 @@ impl Task {
         self.live.entry(peer).or_insert(Live {
             number,
             admitted: false,
+            identified: None,
+            subscribed: 0,
             since: now,
             outbound,
         });
@@ -651,7 +663,47 @@ impl Task {
             return;
         }
         self.table.on_identified(&peer, &info.agent_version, info.observed_addr);
-        self.admit(peer);
+        let Some(live) = self.live.get_mut(&peer) else { return };
+        live.identified = Some(Instant::now());
+        let gossips = info
+            .protocols
+            .iter()
+            .any(|protocol| protocol.as_ref().starts_with(GOSSIP_PROTOCOLS));
+        if !gossips || live.subscribed == ALL_TOPICS {
+            self.admit(peer);
+        }
+    }
+
+    /// A peer that takes part in gossip is announced when it listens, so that what the node publishes on hearing of it
+    /// reaches it.
+    fn on_subscribed(&mut self, peer: libp2p::PeerId, topic: Topic) {
+        let now = Instant::now();
+        for publication in self.retries.on_subscribed(topic) {
+            self.retry(publication, now);
+        }
+        let Some(live) = self.live.get_mut(&peer) else { return };
+        live.subscribed |= 1 << topic as u8;
+        if live.identified.is_some() && live.subscribed == ALL_TOPICS {
+            self.admit(peer);
+        }
+    }
+
+    /// Announces those that could gossip and have not said of all topics that they listen: they need not.
+    fn admit_the_reticent(&mut self, now: Instant) {
+        let waited = |live: &Live| {
+            live.identified
+                .is_some_and(|since| now.duration_since(since) >= SUBSCRIBE_GRACE)
+        };
+        let due = |live: &Live| !live.admitted && waited(live);
+        let due: Vec<_> = self
+            .live
+            .iter()
+            .filter(|(_, live)| due(live))
+            .map(|(peer, _)| *peer)
+            .collect();
+        for peer in due {
+            self.admit(peer);
+        }
     }
 
     /// The peer has shown its chain, by saying so or by speaking a protocol that carries its name. `None` if it is gone.
@@ -702,11 +754,9 @@ impl Task {
                 };
                 self.open_gossip(from, message.data);
             }
-            gossipsub::Event::Subscribed { topic, .. } => {
-                let Some(topic) = self.topics.find(&topic) else { return };
-                let now = Instant::now();
-                for publication in self.retries.on_subscribed(topic) {
-                    self.retry(publication, now);
+            gossipsub::Event::Subscribed { peer_id, topic, .. } => {
+                if let Some(topic) = self.topics.find(&topic) {
+                    self.on_subscribed(peer_id, topic);
                 }
             }
             gossipsub::Event::SlowPeer {

@@ -65,7 +65,7 @@ impl Default for Params {
 }
 
 impl Params {
-    fn to_proto(&self) -> proto::Params {
+    pub(crate) fn to_proto(&self) -> proto::Params {
         proto::Params {
             epoch_length: self.epoch_length,
             min_fee_rate: self.min_fee_rate,
@@ -82,7 +82,7 @@ impl Params {
         }
     }
 
-    const fn from_proto(message: &proto::Params) -> Self {
+    pub(crate) const fn from_proto(message: &proto::Params) -> Self {
         Self {
             epoch_length: message.epoch_length,
             min_fee_rate: message.min_fee_rate,

@@ -31,6 +31,10 @@ mod switch {
         LockTwice,
         /// A block is committed with its coins but the old root.
         StaleRoot,
+        /// A validator starts as if its safety log were new.
+        ForgetLog,
+        /// Blocks are reported as flushed that are not.
+        FlushTooEarly,
     }
 
     thread_local! {

@@ -132,7 +132,7 @@ impl Replica {
         Ok(Assessment { fee, parents })
     }
 
-    fn pending_coin(&self, outpoint: &OutPoint) -> Option<Coin> {
+    pub(super) fn pending_coin(&self, outpoint: &OutPoint) -> Option<Coin> {
         let parent = self.pool.get(&outpoint.txid)?;
         let output = *parent.outputs().get(usize::try_from(outpoint.index).ok()?)?;
         Some(Coin {

@@ -410,6 +410,7 @@ impl Replica {
             txids: self.finality.to_seal(),
             signature: Signature([0; 64]),
         };
+        self.unheard.push(SafetyRecord::Seal(seal.clone()));
         effects.remember.push(SafetyRecord::Seal(seal.clone()));
         effects.sign.push(Statement::Seal(seal));
     }
@@ -419,6 +420,10 @@ impl Replica {
         let epoch = self.tip.height.next().epoch(self.params.epoch_length);
         let set = self.setup.electorate.of_epoch(epoch).clone();
         self.own = self.setup.own.and_then(|key| set.index_of(&key));
+        if !self.later.is_empty() {
+            // Not a word until what was said in this epoch before a restart is taken back.
+            self.finality.set_voting(now, false);
+        }
         self.finality.on_epoch(now, epoch, set.clone(), self.own);
         let pending: Vec<TxId> = self.pool.oldest_after(None).map(|(_, txid)| txid).collect();
         for txid in pending {
@@ -428,8 +433,10 @@ impl Replica {
         self.final_coins.clear();
         self.seals = Seals::new(epoch, set);
         self.own_seal = None;
+        self.unheard.clear();
         self.sealed = false;
         self.revive = true;
+        self.restore_votes(now, effects);
         // Whoever lost its log and only now catches up may have signed in the epoch that it has just reached.
         if let Some(silence @ (Silence::LostLog(_) | Silence::ForeignVotes(_))) = self.silence
             && !live

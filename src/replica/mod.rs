@@ -144,6 +144,13 @@ pub struct Replica {
     voting: bool,
     /// Own seal of the current epoch, signed.
     own_seal: Option<Gossip>,
+    /// Own vote batches and seals that were decided and have not come back signed, as remembered.
+    unheard: Vec<SafetyRecord>,
+    /// What the safety log holds of later epochs than the store has reached.
+    later: Vec<SafetyRecord>,
+    /// Remembered transactions that could not be put back into the pool yet: the store has lost the blocks that make
+    /// their inputs.
+    orphans: BTreeMap<TxId, CheckedTransaction>,
     sealed: bool,
     peers: BTreeSet<PeerId>,
     asked: BTreeMap<RequestId, Asked>,
@@ -164,7 +171,9 @@ impl Replica {
     /// Takes one input. A `write` in the effects must be applied before the next call: it leads to at most one.
     /// An error means that the store cannot be read; the node must stop.
     pub fn handle(&mut self, now: Time, view: &dyn View, input: Input, effects: &mut Effects) -> Result<(), ViewError> {
-        self.wrote = false;
+        if std::mem::take(&mut self.wrote) && !self.orphans.is_empty() {
+            self.adopt_orphans(now, view, effects)?;
+        }
         if std::mem::take(&mut self.revive) {
             self.revive_pending(view)?;
         }
@@ -214,6 +223,7 @@ impl Replica {
                 .map(|body| SafetyRecord::Transaction(body.bytes().to_vec())),
         );
         for batch in batches {
+            self.unheard.push(SafetyRecord::Votes(batch.clone()));
             effects.remember.push(SafetyRecord::Votes(batch.clone()));
             effects.sign.push(Statement::Votes(batch));
         }
@@ -289,7 +299,8 @@ impl Replica {
         }
     }
 
-    /// Everything that a trimmed safety log must still hold.
+    /// Everything that a trimmed safety log must still hold, on top of the committed state: the store must be flushed
+    /// before the log is written anew with these.
     pub fn live_records(&self) -> Vec<SafetyRecord> {
         let mut records = Vec::new();
         if let Some(Silence::LostLog(epoch) | Silence::ForeignVotes(epoch)) = self.silence {
@@ -301,7 +312,10 @@ impl Replica {
                 .iter()
                 .map(|body| SafetyRecord::Transaction(body.bytes().to_vec())),
         );
+        let body = |body: &CheckedTransaction| SafetyRecord::Transaction(body.bytes().to_vec());
+        records.extend(self.orphans.values().map(body));
         records.extend(batches.iter().map(|batch| SafetyRecord::Votes((**batch).clone())));
+        records.extend(self.unheard.iter().chain(&self.later).cloned());
         if let Some(Gossip::Seal(seal)) = &self.own_seal {
             records.push(SafetyRecord::Seal(seal.clone()));
         }
@@ -369,7 +383,13 @@ impl Replica {
     fn on_own(&mut self, now: Time, statement: Gossip) {
         // Refusals here are duplicates and what a later block has overtaken: nothing to be done about either.
         match statement {
-            Gossip::Votes(batch) => drop(self.finality.on_batch(now, batch)),
+            Gossip::Votes(batch) => {
+                let (epoch, sequence) = (batch.epoch, batch.sequence);
+                drop(self.finality.on_batch(now, batch));
+                self.unheard.retain(|record| {
+                    !matches!(record, SafetyRecord::Votes(own) if (own.epoch, own.sequence) == (epoch, sequence))
+                });
+            }
             Gossip::Proposal(proposal) => drop(self.consensus.on_proposal(now, *proposal)),
             Gossip::BlockVote(vote) => drop(self.consensus.on_vote(now, vote)),
             Gossip::ViewChange(change) => drop(self.consensus.on_view_change(now, change)),
@@ -377,6 +397,8 @@ impl Replica {
                 if seal.epoch == self.finality.epoch() {
                     self.own_seal = Some(Gossip::Seal(seal.clone()));
                 }
+                self.unheard
+                    .retain(|record| !matches!(record, SafetyRecord::Seal(own) if own.epoch == seal.epoch));
                 drop(self.seals.on_seal(seal));
             }
             Gossip::Transactions(_) | Gossip::Status(_) => {}

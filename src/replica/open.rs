@@ -5,9 +5,9 @@ use crate::{
     consensus::{self, Consensus, LEADER_WINDOW, Mark},
     epoch::Seals,
     finality::Finality,
-    ledger::{CheckedTransaction, Commitment, View, check},
+    ledger::{CheckedTransaction, Commitment, View, ViewError, check},
     pool::{self, Pool},
-    primitives::{Amount, BlockCertificate, Coin, Epoch, Height, Time, TxId, VoteBatch},
+    primitives::{Amount, BlockCertificate, Epoch, EpochSeal, Height, Time, TxId, VoteBatch},
     sync::BlockSync,
 };
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
@@ -64,6 +64,9 @@ impl Replica {
             silence: None,
             voting: false,
             own_seal: None,
+            unheard: Vec::new(),
+            later: Vec::new(),
+            orphans: BTreeMap::new(),
             sealed: false,
             peers: BTreeSet::new(),
             asked: BTreeMap::new(),
@@ -93,8 +96,9 @@ impl Replica {
         Ok((replica, effects))
     }
 
-    /// Takes back everything that was said in the current epoch and at the current height. Own votes are signed and
-    /// published once more: whether they had left before the stop is not known, and signing is deterministic.
+    /// Takes back everything that was said and still binds. Own votes are signed and published once more: whether they had
+    /// left before the stop is not known, and signing is deterministic. The store may have lost its last blocks, which
+    /// the log has not: what was said about later heights and epochs waits until they are reached again.
     fn restore(
         &mut self,
         now: Time,
@@ -104,7 +108,6 @@ impl Replica {
     ) -> Result<(), OpenError> {
         let epoch = self.finality.epoch();
         let mut bodies = BTreeMap::new();
-        let mut batches: BTreeMap<u64, VoteBatch> = BTreeMap::new();
         let mut silent: Option<Epoch> = None;
         for record in records {
             match record {
@@ -113,106 +116,134 @@ impl Replica {
                         .map_err(|error| OpenError::Record(format!("a remembered transaction: {error}")))?;
                     bodies.insert(body.txid(), body);
                 }
-                SafetyRecord::Votes(batch) if batch.epoch == epoch => {
-                    batches.insert(batch.sequence, batch);
+                SafetyRecord::Votes(VoteBatch { epoch: of, .. }) | SafetyRecord::Seal(EpochSeal { epoch: of, .. }) => {
+                    if of >= epoch {
+                        self.later.push(record);
+                    }
                 }
-                SafetyRecord::Votes(_) => {}
                 SafetyRecord::Signed {
                     height,
                     round,
                     phase,
                     block,
                 } => {
-                    self.restore_mark(Mark::Signed {
+                    self.consensus.restore(&Mark::Signed {
                         height,
                         round,
                         phase,
                         block,
                     });
                 }
-                SafetyRecord::ViewChange(change) => self.restore_mark(Mark::ViewChanged(change)),
+                SafetyRecord::ViewChange(change) => self.consensus.restore(&Mark::ViewChanged(change)),
                 SafetyRecord::Prepared { proposal, certificate } => {
-                    self.restore_mark(Mark::Prepared { proposal, certificate });
+                    self.consensus.restore(&Mark::Prepared { proposal, certificate });
                 }
-                SafetyRecord::Seal(seal) if seal.epoch == epoch => {
-                    self.sealed = true;
-                    self.finality.seal();
-                    effects.sign.push(Statement::Seal(seal));
-                }
-                SafetyRecord::Seal(_) => {}
                 SafetyRecord::Silent(until) => silent = silent.max(Some(until)),
             }
         }
         self.silence = silent.filter(|until| *until >= epoch).map(Silence::LostLog);
-        let alive = self.readmit(now, view, bodies)?;
-        for batch in batches.into_values() {
-            self.finality.restore(now, &batch, |txid| alive.get(txid).cloned());
-            effects.sign.push(Statement::Votes(batch));
-        }
+        self.readmit(now, view, bodies)?;
+        self.restore_votes(now, effects);
         self.revive_pending(view)?;
         Ok(())
     }
 
-    fn restore_mark(&mut self, mark: Mark) {
-        if mark.height() == self.tip.height.next() {
-            self.consensus.restore(&mark);
+    /// Takes back what was said in the epoch that the store has reached.
+    pub(super) fn restore_votes(&mut self, now: Time, effects: &mut Effects) {
+        let epoch = self.finality.epoch();
+        let mut batches: BTreeMap<u64, VoteBatch> = BTreeMap::new();
+        for record in std::mem::take(&mut self.later) {
+            match record {
+                SafetyRecord::Votes(batch) if batch.epoch == epoch => {
+                    batches.insert(batch.sequence, batch);
+                }
+                SafetyRecord::Seal(seal) if seal.epoch == epoch => {
+                    self.sealed = true;
+                    self.finality.seal();
+                    self.unheard.push(SafetyRecord::Seal(seal.clone()));
+                    effects.sign.push(Statement::Seal(seal));
+                }
+                SafetyRecord::Votes(VoteBatch { epoch: of, .. }) | SafetyRecord::Seal(EpochSeal { epoch: of, .. })
+                    if of > epoch =>
+                {
+                    self.later.push(record);
+                }
+                _ => {}
+            }
+        }
+        for batch in batches.into_values() {
+            let (pool, orphans) = (&self.pool, &self.orphans);
+            // A lock holds whether or not its inputs are known here again.
+            self.finality.restore(now, &batch, |txid| {
+                let pooled = pool.get(txid).zip(pool.rate_milli(txid));
+                pooled.or_else(|| orphans.get(txid).map(|orphan| (orphan.clone(), 0)))
+            });
+            self.unheard.push(SafetyRecord::Votes(batch.clone()));
+            effects.sign.push(Statement::Votes(batch));
         }
     }
 
-    /// Puts remembered transactions back into the pool, parents first; those that are settled are left out. Answers them
-    /// with their fee rates.
+    /// Puts remembered transactions back into the pool, parents first. What is settled is left out; what has an input
+    /// that is not known here (yet) is kept aside.
     fn readmit(
         &mut self,
         now: Time,
         view: &dyn View,
         bodies: BTreeMap<TxId, CheckedTransaction>,
-    ) -> Result<BTreeMap<TxId, (CheckedTransaction, u64)>, OpenError> {
+    ) -> Result<(), OpenError> {
         let mut open = Vec::new();
         for (txid, body) in bodies {
-            if view.location(&txid)?.is_none() && view.rejected(&txid)?.is_none() {
+            if view.location(&txid)?.is_none() && view.rejected(&txid)?.is_none() && !is_dead(view, &body)? {
                 open.push(body);
             }
         }
-        let mut alive: BTreeMap<TxId, (CheckedTransaction, u64)> = BTreeMap::new();
         loop {
             let before = open.len();
             let mut left = Vec::new();
             for body in open {
-                match self.restored_fee(view, &body, &alive)? {
-                    Some(fee) => {
-                        // It was admitted before, and limits have not shrunk; were they to have, the lock still counts.
-                        let _ = self.pool.admit(now, body.clone(), fee);
-                        self.payments.admit(body.clone());
+                match self.restored_fee(view, &body)? {
+                    // It was admitted before, and limits have not shrunk; were they to have, the lock still counts.
+                    Some(fee) if self.pool.admit(now, body.clone(), fee).is_ok() => {
                         let rate = pool::rate_milli(fee, body.bytes().len());
-                        alive.insert(body.txid(), (body, rate));
+                        self.finality.on_transaction(now, &body, rate, false);
+                        self.payments.admit(body);
                     }
+                    Some(_) => drop(self.orphans.insert(body.txid(), body)),
                     None => left.push(body),
                 }
             }
             if left.is_empty() || left.len() == before {
-                return Ok(alive); // what is left spends what a block has spent otherwise
+                self.orphans.extend(left.into_iter().map(|body| (body.txid(), body)));
+                return Ok(());
             }
             open = left;
         }
     }
 
-    fn restored_fee(
-        &self,
+    /// Blocks have come that were lost: what waited for them goes back into the pool.
+    pub(super) fn adopt_orphans(
+        &mut self,
+        now: Time,
         view: &dyn View,
-        body: &CheckedTransaction,
-        alive: &BTreeMap<TxId, (CheckedTransaction, u64)>,
-    ) -> Result<Option<Amount>, OpenError> {
+        effects: &mut Effects,
+    ) -> Result<(), ViewError> {
+        for (txid, orphan) in std::mem::take(&mut self.orphans) {
+            let settled = view.location(&txid)?.is_some() || view.rejected(&txid)?.is_some();
+            if settled || is_dead(view, &orphan)? {
+                continue;
+            }
+            match self.admit(now, view, &orphan, effects)? {
+                Ok(_) => self.pool.protect(&txid),
+                Err(_) => drop(self.orphans.insert(txid, orphan)),
+            }
+        }
+        Ok(())
+    }
+
+    fn restored_fee(&self, view: &dyn View, body: &CheckedTransaction) -> Result<Option<Amount>, OpenError> {
         let mut inputs = Vec::new();
         for outpoint in body.inputs() {
-            let parent = || {
-                let (parent, _) = alive.get(&outpoint.txid)?;
-                let output = *parent.outputs().get(usize::try_from(outpoint.index).ok()?)?;
-                Some(Coin {
-                    output,
-                    height: self.tip.height.next(),
-                })
-            };
-            match view.coin(outpoint)?.or_else(parent) {
+            match view.coin(outpoint)?.or_else(|| self.pending_coin(outpoint)) {
                 Some(coin) => inputs.push(coin.output.value),
                 None => return Ok(None),
             }
@@ -221,6 +252,16 @@ impl Replica {
         let made = Amount::sum(body.outputs().iter().map(|output| output.value));
         Ok(spent.zip(made).and_then(|(spent, made)| spent.checked_sub(made)))
     }
+}
+
+/// Whether a block has spent one of its coins otherwise: the coin is gone though what made it is in a block.
+fn is_dead(view: &dyn View, body: &CheckedTransaction) -> Result<bool, ViewError> {
+    for outpoint in body.inputs() {
+        if view.coin(outpoint)?.is_none() && view.location(&outpoint.txid)?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The commit certificates inside the last blocks, oldest first.

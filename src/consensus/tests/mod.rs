@@ -1,1 +1,5 @@
-//! t
+//! Tables of transitions, and clusters under faults.
+
+mod cluster;
+mod kit;
+mod rows;

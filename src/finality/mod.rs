@@ -679,7 +679,9 @@ impl Finality {
         let free = |txid: &TxId| {
             let body = self.payments.get(txid).and_then(|payment| payment.body.as_ref());
             let inputs = body.map_or(&[][..], |body| body.transaction.inputs());
-            inputs.iter().all(|outpoint| !self.locks.contains_key(outpoint) && self.cooling_until(outpoint).is_none())
+            inputs
+                .iter()
+                .all(|outpoint| !self.locks.contains_key(outpoint) && self.cooling_until(outpoint).is_none())
         };
         let nearest = self
             .queue

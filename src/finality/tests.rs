@@ -274,9 +274,12 @@ fn what_was_said_is_remembered_across_a_restart() {
     one.submit(&t);
     let (_, batches) = one.finality.take_votes();
     let mut again = One::new();
-    again.finality.restore(again.now, &batches[0], |_| false, |txid| {
-        (*txid == t.txid()).then(|| (t.clone(), 1_000))
-    });
+    again.finality.restore(
+        again.now,
+        &batches[0],
+        |_| false,
+        |txid| (*txid == t.txid()).then(|| (t.clone(), 1_000)),
+    );
     again.finality.set_ready(t.txid());
     again.submit(&rival);
     assert_eq!(again.said(), [], "the coin is locked for the other");

@@ -381,6 +381,7 @@ impl Replica {
                 self.ended.push(&self.payments, txid);
             }
             self.bodies_asked.remove(&txid);
+            self.awaiting.on_arrival(txid);
             for child in self.waiting.remove(&txid).unwrap_or_default() {
                 self.make_ready(child);
             }

@@ -73,6 +73,7 @@ impl Replica {
             bodies_asked: BTreeSet::new(),
             next_request: 0,
             rng: ChaCha8Rng::seed_from_u64(setup.seed),
+            awaiting: super::awaiting::Awaiting::default(),
             fresh: Vec::new(),
             wrote: false,
             revive: false,

@@ -425,7 +425,10 @@ impl Checkers {
             let before = spoken.locks.insert((batch.epoch, *input), vote.txid);
             // Once the validator has committed a block that rejects the other, or that spends one of its coins
             // otherwise, the coin is free.
-            let freed = |other: &TxId| self.impossible_since(book, other).is_some_and(|height| height <= batch.height);
+            let freed = |other: &TxId| {
+                self.impossible_since(book, other)
+                    .is_some_and(|height| height <= batch.height)
+            };
             let held = before.filter(|other| *other != vote.txid && !freed(other));
             self.require(held.is_none(), Checker::Contradiction, || {
                 format!("node {node} locks {input} for {} and for {held:?}", vote.txid.short())

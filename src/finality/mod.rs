@@ -145,6 +145,15 @@ struct Body {
     rate_milli: u64,
 }
 
+/// A part of what proves a lock certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Support {
+    /// Somebody's votes.
+    Batch(Arc<VoteBatch>),
+    /// The certificate as it came.
+    Certificate(Certificate),
+}
+
 /// What this node has said.
 #[derive(Clone, Copy, Debug, Default)]
 struct Mine {
@@ -280,6 +289,8 @@ pub struct Finality {
     next_sequence: u64,
     outbox: Vec<Vote>,
     locked_bodies: Vec<CheckedTransaction>,
+    /// Final was cast in this turn.
+    finalling: Vec<TxId>,
     changes: Vec<Change>,
     votes_counted: u64,
     contested: u64,
@@ -321,6 +332,7 @@ impl Finality {
             next_sequence: 0,
             outbox: Vec::new(),
             locked_bodies: Vec::new(),
+            finalling: Vec::new(),
             changes: Vec::new(),
             votes_counted: 0,
             contested: 0,
@@ -609,8 +621,9 @@ impl Finality {
         }
     }
 
-    /// Own batches that a trimmed safety log must still hold, and the bodies of what is locked here.
-    pub fn live(&self) -> (Vec<CheckedTransaction>, Vec<Arc<VoteBatch>>) {
+    /// Own batches that a trimmed safety log must still hold, the bodies of what is locked here, and what proves the lock
+    /// certificates of what Final was cast for.
+    pub fn live(&self) -> (Vec<CheckedTransaction>, Vec<Arc<VoteBatch>>, Vec<Support>) {
         let body = |payment: &Payment| {
             let spoken = payment.mine.lock || payment.mine.finality || payment.mine.abandon;
             payment
@@ -620,10 +633,62 @@ impl Finality {
                 .map(|body| body.transaction.clone())
         };
         let own = self.config.own.and_then(|own| self.received.get(&own));
+        // One that is written down and of no use now may be of use to a later Final vote, and is not written again.
+        let mut batches: BTreeMap<*const VoteBatch, Arc<VoteBatch>> = BTreeMap::new();
+        let logged = self.received.values().flat_map(Received::logged);
+        batches.extend(logged.map(|batch| (Arc::as_ptr(batch), batch.clone())));
+        let mut support = Vec::new();
+        for (txid, _) in self.payments.iter().filter(|(_, payment)| payment.mine.finality) {
+            for part in self.support(txid) {
+                match part {
+                    Support::Batch(batch) => drop(batches.insert(Arc::as_ptr(&batch), batch)),
+                    Support::Certificate(_) => support.push(part),
+                }
+            }
+        }
+        let mut batches: Vec<Arc<VoteBatch>> = batches.into_values().collect();
+        batches.sort_by_key(|batch| (batch.validator, batch.sequence)); // not by address: runs must repeat
+        support.extend(batches.into_iter().map(Support::Batch));
         (
             self.payments.values().filter_map(body).collect(),
             own.into_iter().flat_map(|own| own.from(0)).cloned().collect(),
+            support,
         )
+    }
+
+    /// What proves the lock certificate of a payment, apart from the own vote.
+    fn support(&self, txid: &TxId) -> Vec<Support> {
+        let Some(payment) = self.payments.get(txid) else {
+            return Vec::new();
+        };
+        let others = payment.locks.iter().filter(|(index, _)| Some(*index) != self.config.own);
+        let batch = |(_, voice): (ValidatorIndex, &Voice)| match voice {
+            Voice::Batch(batch, _) => Some(Support::Batch(batch.clone())),
+            Voice::Proof(_) => None,
+        };
+        let batches: Option<Vec<Support>> = others.map(batch).collect();
+        batches.unwrap_or_else(|| {
+            let proof = self.proof(VoteKind::Lock, txid);
+            proof.map(|proof| Support::Certificate(proof.certificate())).into_iter().collect()
+        })
+    }
+
+    /// What proves the lock certificates of what Final was cast for in this turn, as far as it was not given before: to
+    /// be remembered together with the votes.
+    pub fn take_support(&mut self) -> Vec<Support> {
+        let mut support = Vec::new();
+        for txid in mem::take(&mut self.finalling) {
+            for part in self.support(&txid) {
+                let new = match &part {
+                    Support::Batch(batch) => self.received.entry(batch.validator).or_default().log(batch),
+                    Support::Certificate(_) => true,
+                };
+                if new {
+                    support.push(part);
+                }
+            }
+        }
+        support
     }
 
     // ---- what comes out -----------------------------------------------------------------------------------------
@@ -1023,6 +1088,7 @@ impl Finality {
                 kind: VoteKind::Final,
                 txid,
             });
+            self.finalling.push(txid);
             self.changes.push(Change::Voted(txid));
         }
         if !payment.finalled && payment.finals.is_quorum(&set) {

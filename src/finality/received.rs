@@ -28,6 +28,8 @@ struct Kept {
     batch: Arc<VoteBatch>,
     /// Votes in it about payments that are not settled.
     live: u32,
+    /// Written into the own safety log.
+    logged: bool,
 }
 
 /// The vote batches of one validator in one epoch.
@@ -65,7 +67,8 @@ impl Received {
             self.ahead.insert(sequence);
             self.advance();
         }
-        self.kept.insert(sequence, Kept { batch, live });
+        let logged = false;
+        self.kept.insert(sequence, Kept { batch, live, logged });
         self.forget_settled(sequence);
     }
 
@@ -130,6 +133,20 @@ impl Received {
     /// Batches kept from a sequence on.
     pub fn from(&self, sequence: u64) -> impl Iterator<Item = &Arc<VoteBatch>> {
         self.kept.range(sequence..).map(|(_, kept)| &kept.batch)
+    }
+
+    /// Whether a batch must be written into the own safety log now: the first time that it is asked, and always for one
+    /// that is not kept.
+    pub fn log(&mut self, batch: &Arc<VoteBatch>) -> bool {
+        match self.kept.get_mut(&batch.sequence) {
+            Some(kept) if Arc::ptr_eq(&kept.batch, batch) => !std::mem::replace(&mut kept.logged, true),
+            _ => true,
+        }
+    }
+
+    /// Batches kept here and in the own safety log.
+    pub fn logged(&self) -> impl Iterator<Item = &Arc<VoteBatch>> {
+        self.kept.values().filter(|kept| kept.logged).map(|kept| &kept.batch)
     }
 
     /// How many batches are kept.

@@ -5,7 +5,7 @@ use crate::{
     ledger::Batch,
     pool::PoolError,
     primitives::{
-        BlockCertificate, BlockId, BlockVote, ChainId, DecodeError, EpochSeal, Fault, Gossip, Height, PeerId, Proposal,
+        BlockCertificate, BlockId, BlockVote, Certificate, ChainId, DecodeError, EpochSeal, Fault, Gossip, Height, PeerId, Proposal,
         Request, Response, Round, Signature, Time, TxId, ValidatorIndex, ViewChange, VoteBatch, keys::KeySigner,
         limits::MAX_MESSAGE_SIZE, vote::Phase, wire,
     },
@@ -223,6 +223,11 @@ pub enum SafetyRecord {
     Seal(EpochSeal),
     /// What was signed in this epoch and before is not known: no votes in it.
     Silent(crate::primitives::Epoch),
+    /// Another validator's votes, signed: part of a lock certificate behind an own Final vote. An epoch cannot be closed
+    /// without that certificate, and who sent the votes may never repeat them.
+    Seen(VoteBatch),
+    /// A lock certificate behind an own Final vote that came as such.
+    Certificate(Certificate),
 }
 
 impl SafetyRecord {
@@ -250,6 +255,8 @@ impl SafetyRecord {
             }),
             Self::Seal(seal) => Kind::Seal(seal.to_proto()),
             Self::Silent(epoch) => Kind::SilentEpoch(epoch.0),
+            Self::Seen(batch) => Kind::Seen(batch.to_proto()),
+            Self::Certificate(certificate) => Kind::Certificate(certificate.to_proto()),
         };
         proto::SafetyRecord { kind: Some(kind) }.encode_to_vec()
     }
@@ -281,6 +288,8 @@ impl SafetyRecord {
             },
             Kind::Seal(seal) => Self::Seal(EpochSeal::from_proto(&seal)?),
             Kind::SilentEpoch(epoch) => Self::Silent(crate::primitives::Epoch(epoch)),
+            Kind::Seen(batch) => Self::Seen(VoteBatch::from_proto(&batch)?),
+            Kind::Certificate(certificate) => Self::Certificate(Certificate::from_proto(&certificate)?),
         })
     }
 }

@@ -32,7 +32,7 @@ pub use stats::{Counters, PoolStats, Snapshot};
 use crate::{
     consensus::{self, Consensus, Mark, Step, Work},
     epoch::Seals,
-    finality::{self, Change, Finality},
+    finality::{self, Change, Finality, Support},
     ledger::{Applied, CheckedTransaction, Commitment, Content, Tip, View, ViewError},
     pool::{self, Pool},
     primitives::{
@@ -218,6 +218,8 @@ impl Replica {
 
     /// Ends a turn of one or more inputs: what was decided in it becomes one vote batch.
     pub fn finish_turn(&mut self, effects: &mut Effects) {
+        let support = self.finality.take_support();
+        effects.remember.extend(support.into_iter().map(record_of_support));
         let (bodies, batches) = self.finality.take_votes();
         effects.remember.extend(
             bodies
@@ -308,7 +310,8 @@ impl Replica {
         if let Some(Silence::LostLog(epoch) | Silence::ForeignVotes(epoch)) = self.silence {
             records.push(SafetyRecord::Silent(epoch));
         }
-        let (bodies, batches) = self.finality.live();
+        let (bodies, batches, support) = self.finality.live();
+        records.extend(support.into_iter().map(record_of_support));
         records.extend(
             bodies
                 .iter()
@@ -633,6 +636,13 @@ fn in_messages(transactions: &[CheckedTransaction]) -> impl Iterator<Item = Goss
         }
     }
     messages.into_iter().map(Gossip::Transactions)
+}
+
+fn record_of_support(support: Support) -> SafetyRecord {
+    match support {
+        Support::Batch(batch) => SafetyRecord::Seen((*batch).clone()),
+        Support::Certificate(certificate) => SafetyRecord::Certificate(certificate),
+    }
 }
 
 fn record_of(mark: Mark) -> SafetyRecord {

@@ -7,7 +7,7 @@ use crate::{
     finality::Finality,
     ledger::{CheckedTransaction, Commitment, View, ViewError, check},
     pool::{self, Pool},
-    primitives::{Amount, BlockCertificate, Epoch, EpochSeal, Height, Time, TxId, VoteBatch},
+    primitives::{Amount, BlockCertificate, Certificate, Epoch, EpochSeal, Height, Time, TxId, VoteBatch},
     sync::BlockSync,
 };
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
@@ -117,7 +117,10 @@ impl Replica {
                         .map_err(|error| OpenError::Record(format!("a remembered transaction: {error}")))?;
                     bodies.insert(body.txid(), body);
                 }
-                SafetyRecord::Votes(VoteBatch { epoch: of, .. }) | SafetyRecord::Seal(EpochSeal { epoch: of, .. }) => {
+                SafetyRecord::Votes(VoteBatch { epoch: of, .. })
+                | SafetyRecord::Seen(VoteBatch { epoch: of, .. })
+                | SafetyRecord::Certificate(Certificate { epoch: of, .. })
+                | SafetyRecord::Seal(EpochSeal { epoch: of, .. }) => {
                     if of >= epoch {
                         self.later.push(record);
                     }
@@ -164,6 +167,7 @@ impl Replica {
     pub(super) fn restore_votes(&mut self, now: Time, view: &dyn View, effects: &mut Effects) -> Result<(), ViewError> {
         let epoch = self.finality.epoch();
         let mut batches: BTreeMap<u64, VoteBatch> = BTreeMap::new();
+        let (mut seen, mut certificates) = (Vec::new(), Vec::new());
         for record in std::mem::take(&mut self.later) {
             match record {
                 SafetyRecord::Votes(batch) if batch.epoch == epoch => {
@@ -175,7 +179,12 @@ impl Replica {
                     self.unheard.push(SafetyRecord::Seal(seal.clone()));
                     effects.sign.push(Statement::Seal(seal));
                 }
-                SafetyRecord::Votes(VoteBatch { epoch: of, .. }) | SafetyRecord::Seal(EpochSeal { epoch: of, .. })
+                SafetyRecord::Seen(batch) if batch.epoch == epoch => seen.push(batch),
+                SafetyRecord::Certificate(certificate) if certificate.epoch == epoch => certificates.push(certificate),
+                SafetyRecord::Votes(VoteBatch { epoch: of, .. })
+                | SafetyRecord::Seen(VoteBatch { epoch: of, .. })
+                | SafetyRecord::Certificate(Certificate { epoch: of, .. })
+                | SafetyRecord::Seal(EpochSeal { epoch: of, .. })
                     if of > epoch =>
                 {
                     self.later.push(record);
@@ -203,6 +212,13 @@ impl Replica {
                 self.unheard.push(SafetyRecord::Votes(batch.clone()));
                 effects.sign.push(Statement::Votes(batch));
             }
+        }
+        // Refusals are duplicates: the others may have repeated these meanwhile.
+        for batch in seen {
+            drop(self.finality.on_batch(now, batch));
+        }
+        for certificate in certificates {
+            drop(self.finality.on_certificate(now, certificate));
         }
         Ok(())
     }

@@ -8,8 +8,8 @@ use super::{
 use crate::{
     ledger::{Batch, Tip},
     primitives::{
-        Amount, BlockId, ChainId, Epoch, Genesis, Gossip, Hash, Height, OutPoint, Round, TxId, ValidatorIndex, Vote,
-        VoteBatch, VoteKind, vote::Phase,
+        Amount, BlockId, ChainId, Epoch, Genesis, Gossip, Hash, Height, OutPoint, Round, TxId, ValidatorIndex,
+        ValidatorSet, Vote, VoteBatch, VoteKind, vote::Phase,
     },
     replica::{Committed, SafetyRecord},
 };
@@ -99,8 +99,13 @@ pub struct Checkers {
     issuance: u128,
     epoch_length: u64,
     now: Micros,
+    set: ValidatorSet,
     spoken: BTreeMap<ValidatorIndex, Spoken>,
     decided: BTreeMap<usize, Decided>,
+    /// By height, round and block: power of the correct validators that signed Commit.
+    commits: BTreeMap<(Height, Round, BlockId), u128>,
+    /// By height: the first round and block that a quorum of correct validators signed Commit for, whoever heard of it.
+    fixed: BTreeMap<Height, (Round, BlockId)>,
     blocks: BTreeMap<Height, (BlockId, Hash)>,
     /// By coin: the transaction that is final or committed and spends it.
     spent: BTreeMap<OutPoint, TxId>,
@@ -121,8 +126,11 @@ impl Checkers {
             issuance: genesis.params.issuance_per_epoch.into(),
             epoch_length: genesis.params.epoch_length,
             now: 0,
+            set: genesis.validators.clone(),
             spoken: BTreeMap::new(),
             decided: BTreeMap::new(),
+            commits: BTreeMap::new(),
+            fixed: BTreeMap::new(),
             blocks: BTreeMap::new(),
             spent: BTreeMap::new(),
             finals: BTreeSet::new(),
@@ -343,10 +351,28 @@ impl Checkers {
     ) -> Verdict {
         let (height, round, phase) = place;
         let spoken = self.spoken.entry(validator).or_default();
+        let new = !spoken.blocks.contains_key(&place);
         let known = *spoken.blocks.entry(place).or_insert(block);
         self.require(known == block, Checker::Contradiction, || {
             let (one, other) = (known.short(), block.short());
             format!("node {node} signs {phase:?} at {height}/{round} for {one} and for {other}")
+        })?;
+        if new && phase == Phase::Commit {
+            let power = self.commits.entry((height, round, block)).or_default();
+            *power += self.set.power(validator);
+            if 3 * *power > 2 * self.set.total_power() {
+                self.fixed.entry(height).or_insert((round, block));
+            }
+        }
+        let other = self
+            .fixed
+            .get(&height)
+            .filter(|(fixed, kept)| *fixed < round && *kept != block);
+        self.require(phase == Phase::Commit || other.is_none(), Checker::Fork, || {
+            format!(
+                "node {node} signs {phase:?} at {height}/{round} for {}, fixed is {other:?}",
+                block.short()
+            )
         })
     }
 

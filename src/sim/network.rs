@@ -32,6 +32,15 @@ impl Weather {
 
     /// A day on which much goes wrong: drawn anew each time.
     pub fn bad(random: &mut Random) -> Self {
+        if random.chance(300) {
+            // Everything takes about as long as a round may last.
+            return Self {
+                min_delay: random.between(30_000, 150_000),
+                jitter: random.between(50_000, 500_000),
+                loss_per_mille: random.below(250),
+                ..Self::FAIR
+            };
+        }
         Self {
             min_delay: random.between(300, 40_000),
             jitter: random.between(1_000, 200_000),

@@ -105,13 +105,13 @@ caught! {
     speaking_too_early_is_caught: SpeakBeforeRemember in Crash, CrashAll, Epochs by Contradiction;
     final_after_abandon_is_caught: FinalAfterAbandon in DoubleSpend, LiarPayments by Contradiction;
     freeing_on_abandon_is_caught: FreeOnAbandon in DoubleSpend, LiarPayments by Contradiction;
-    an_ignored_prepared_block_is_caught: IgnorePrepared in LiarSilent, Lossy, Crash, Seven
+    an_ignored_prepared_block_is_caught: IgnorePrepared in Lossy, LiarBlocks, Mixed, LiarSilent
         by Fork | Blame | Liveness | Contradiction;
     a_closing_block_without_what_is_sealed_is_caught: ForgetSealed in Epochs
         by FinalLost | Liveness | Conflict;
     voting_after_sealing_is_caught: VoteAfterSeal in Epochs by Contradiction;
     locking_twice_is_caught: LockTwice in DoubleSpend by Contradiction | Conflict;
-    a_stale_root_is_caught: StaleRoot in Calm by Stopped | Divergence;
-    a_forgotten_log_is_caught: ForgetLog in Crash, CrashAll by Contradiction;
+    a_stale_root_is_caught: StaleRoot in Calm by Stopped | Divergence | Liveness;
+    a_forgotten_log_is_caught: ForgetLog in Crash, CrashAll by Contradiction | Liveness;
     trimming_before_flushing_is_caught: FlushTooEarly in CrashAll, Crash, Epochs by Contradiction | Liveness;
 }

@@ -70,7 +70,9 @@ impl Home {
     }
 
     fn config(&self) -> Config {
-        Config::load(Some(&self.path("node.toml")), [], &[]).expect("can work").0
+        Config::load(Some(&self.path("node.toml")), [], &[])
+            .expect("can work")
+            .0
     }
 
     fn ready_to_vote(&self) -> Config {
@@ -86,8 +88,15 @@ async fn get(address: SocketAddr, path: &str) -> (u16, String) {
     stream.write_all(request.as_bytes()).await.expect("sends");
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.expect("answers");
-    let status = answer.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status");
-    let body = answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default();
+    let status = answer
+        .split(' ')
+        .nth(1)
+        .and_then(|code| code.parse().ok())
+        .expect("a status");
+    let body = answer
+        .split_once("\r\n\r\n")
+        .map(|(_, body)| body.to_owned())
+        .unwrap_or_default();
     (status, body)
 }
 
@@ -124,7 +133,12 @@ async fn a_chain_of_one_validator_starts_stops_and_goes_on() {
 
     let node = Node::start(home.config()).await.expect("starts again");
     let opened = node.snapshot.load_full();
-    assert!(opened.height >= before.height, "{} after {}", opened.height, before.height);
+    assert!(
+        opened.height >= before.height,
+        "{} after {}",
+        opened.height,
+        before.height
+    );
     eventually("blocks go on", || node.snapshot.load().height > before.height).await;
     assert!(node.snapshot.load().voting);
     node.stop().await.expect("stops in order");
@@ -136,12 +150,21 @@ async fn every_metric_is_there_from_the_start() {
     let node = Node::start(home.ready_to_vote()).await.expect("starts");
     let text = node.metrics.text().expect("can be written");
     let page = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/metrics.md")).expect("a page");
-    let documented: std::collections::BTreeSet<&str> =
-        page.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`')).map(|(name, _)| name).collect();
-    let found: std::collections::BTreeSet<&str> =
-        text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' ')).map(|(name, _)| name).collect();
+    let documented: std::collections::BTreeSet<&str> = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once('`'))
+        .map(|(name, _)| name)
+        .collect();
+    let found: std::collections::BTreeSet<&str> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '))
+        .map(|(name, _)| name)
+        .collect();
     assert_eq!(found, documented);
-    assert!(text.contains("timecoin_finality_seconds_count 0"), "a histogram without samples is missing");
+    assert!(
+        text.contains("timecoin_finality_seconds_count 0"),
+        "a histogram without samples is missing"
+    );
     assert!(!text.contains("otel_scope"), "scope labels are on");
     node.stop().await.expect("stops in order");
 }
@@ -153,7 +176,13 @@ async fn a_validator_without_its_safety_log_stays_silent_and_says_why() {
         let node = Node::start(home.config()).await.expect("starts");
         let readiness = node.readiness();
         assert!(!readiness.ready && !readiness.voting, "start {start}: {readiness:?}");
-        assert!(readiness.reasons.iter().any(|reason| reason.starts_with("not voting: ")), "{readiness:?}");
+        assert!(
+            readiness
+                .reasons
+                .iter()
+                .any(|reason| reason.starts_with("not voting: ")),
+            "{readiness:?}"
+        );
         let (status, body) = get(node.http, "/readyz").await;
         assert_eq!(status, 503);
         assert!(body.contains("not voting"), "{body}");
@@ -168,7 +197,13 @@ async fn a_validator_without_the_others_is_not_ready() {
     let home = Home::with_validators(4);
     let node = Node::start(home.ready_to_vote()).await.expect("starts");
     let readiness = node.readiness();
-    assert!(readiness.reasons.iter().any(|reason| reason.contains("connected to 0 peers, at least 2")), "{readiness:?}");
+    assert!(
+        readiness
+            .reasons
+            .iter()
+            .any(|reason| reason.contains("connected to 0 peers, at least 2")),
+        "{readiness:?}"
+    );
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(node.snapshot.load().height.0, 0, "a block without a quorum");
     node.stop().await.expect("stops in order");

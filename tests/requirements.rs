@@ -11,7 +11,12 @@ const SECTIONS: [usize; 12] = [5, 6, 7, 5, 3, 8, 8, 4, 5, 10, 4, 12];
 fn rows() -> Vec<(String, String)> {
     let page = fs::read_to_string("docs/requirements.md").expect("docs/requirements.md is there");
     let row = |line: &str| {
-        let cells: Vec<&str> = line.strip_prefix('|')?.strip_suffix('|')?.split('|').map(str::trim).collect();
+        let cells: Vec<&str> = line
+            .strip_prefix('|')?
+            .strip_suffix('|')?
+            .split('|')
+            .map(str::trim)
+            .collect();
         let id = cells.first()?.strip_prefix('R')?;
         id.split_once('.')?.0.parse::<usize>().ok()?;
         Some((format!("R{id}"), (*cells.get(2)?).to_owned()))
@@ -21,7 +26,9 @@ fn rows() -> Vec<(String, String)> {
 
 /// What is wrong with a reference; `None`: it exists.
 fn wrong(reference: &str) -> Option<String> {
-    let (file, name) = reference.split_once('#').map_or((reference, None), |(file, name)| (file, Some(name)));
+    let (file, name) = reference
+        .split_once('#')
+        .map_or((reference, None), |(file, name)| (file, Some(name)));
     let path = Path::new(file);
     if !path.exists() {
         return Some(format!("{file} does not exist"));
@@ -50,7 +57,12 @@ fn whatever_shows_a_promise_exists() {
         if references.is_empty() && !shown.contains("not yet") {
             faults.push(format!("{id}: nothing shows it, and it does not say 'not yet'"));
         }
-        faults.extend(references.into_iter().filter_map(wrong).map(|fault| format!("{id}: {fault}")));
+        faults.extend(
+            references
+                .into_iter()
+                .filter_map(wrong)
+                .map(|fault| format!("{id}: {fault}")),
+        );
     }
     assert!(faults.is_empty(), "docs/requirements.md:\n{}", faults.join("\n"));
 }

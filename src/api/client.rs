@@ -320,6 +320,9 @@ mod tests {
     #[test]
     fn addresses_of_nodes() {
         assert!(Client::endpoint("127.0.0.1:7401").is_ok() && Client::endpoint("http://localhost:1").is_ok());
-        assert!(matches!(Client::endpoint("not an address"), Err(ClientError::Address(_))));
+        assert!(matches!(
+            Client::endpoint("not an address"),
+            Err(ClientError::Address(_))
+        ));
     }
 }

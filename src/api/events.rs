@@ -291,7 +291,6 @@ fn in_messages(events: Vec<proto::NodeEvent>) -> Vec<Vec<proto::NodeEvent>> {
     messages
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -340,7 +339,10 @@ mod tests {
             addresses: vec![address("time", LockHash([1; 32]))],
             ..Default::default()
         };
-        assert_eq!(Filter::new(&foreign, "ltime").expect_err("foreign").reason, "BAD_ADDRESS");
+        assert_eq!(
+            Filter::new(&foreign, "ltime").expect_err("foreign").reason,
+            "BAD_ADDRESS"
+        );
         let many = proto::SubscribeRequest {
             addresses: vec![address("ltime", LockHash([1; 32])); MAX_ADDRESSES + 1],
             ..Default::default()
@@ -358,7 +360,10 @@ mod tests {
                 ..Default::default()
             };
             let filter = Filter::new(&request, "ltime").expect("valid");
-            (filter.wants(PaymentEventKind::Final), filter.wants(PaymentEventKind::Committed))
+            (
+                filter.wants(PaymentEventKind::Final),
+                filter.wants(PaymentEventKind::Committed),
+            )
         };
         assert_eq!(wanted(&[], false), (true, true));
         assert_eq!(wanted(&[PaymentEventKind::Committed], false), (false, true));

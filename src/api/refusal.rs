@@ -59,7 +59,12 @@ impl Refusal {
 
     pub(super) fn too_many(reason: &str, what: &str, limit: usize) -> Self {
         let message = format!("too many {what}: the limit is {limit}");
-        Self::new(Code::ResourceExhausted, reason, message, vec![("limit", limit.to_string())])
+        Self::new(
+            Code::ResourceExhausted,
+            reason,
+            message,
+            vec![("limit", limit.to_string())],
+        )
     }
 
     pub(super) fn overloaded(message: impl Into<String>) -> Self {
@@ -248,14 +253,9 @@ fn transaction_rule(error: &TransactionError) -> Rule {
                 ("found", found.to_string()),
             ],
         ),
-        TransactionError::SharedWitness {
-            public_key, policy, ..
-        } => (
+        TransactionError::SharedWitness { public_key, policy, .. } => (
             "SHARED_WITNESS",
-            vec![
-                ("public_key", public_key.to_string()),
-                ("policy", policy.to_string()),
-            ],
+            vec![("public_key", public_key.to_string()), ("policy", policy.to_string())],
         ),
         TransactionError::UnneededWitness(key) => ("UNNEEDED_WITNESS", vec![("public_key", key.to_string())]),
         TransactionError::UnneededPolicy(lock) => ("UNNEEDED_POLICY", vec![("lock", lock.to_string())]),

@@ -6,10 +6,7 @@ use crate::{
     primitives::{
         Address, Amount, BlockId, Certificate, Coin, CommittedBlock, Height, LockHash, OutPoint, TxId, transaction,
     },
-    proto::{
-        self, PaymentState, get_balance_request, get_block_request, get_coins_request,
-        node_server::Node,
-    },
+    proto::{self, PaymentState, get_balance_request, get_block_request, get_coins_request, node_server::Node},
     replica::State,
 };
 use futures::stream::BoxStream;
@@ -35,10 +32,7 @@ impl Deref for Service {
 
 #[tonic::async_trait]
 impl Node for Service {
-    async fn submit(
-        &self,
-        request: Request<proto::SubmitRequest>,
-    ) -> Result<Response<proto::SubmitResponse>, Status> {
+    async fn submit(&self, request: Request<proto::SubmitRequest>) -> Result<Response<proto::SubmitResponse>, Status> {
         Ok(Response::new(Api::submit(self, request.into_inner()).await?))
     }
 
@@ -100,13 +94,15 @@ impl Node for Service {
 
 /// The lock behind an address of this network.
 pub(super) fn lock_of_address(text: &str, network: &str) -> Result<LockHash, Refusal> {
-    Address::parse(text, network).map(|address| address.lock).map_err(|error| {
-        Refusal::invalid(
-            "BAD_ADDRESS",
-            error.to_string(),
-            vec![("address", text.to_owned()), ("network", network.to_owned())],
-        )
-    })
+    Address::parse(text, network)
+        .map(|address| address.lock)
+        .map_err(|error| {
+            Refusal::invalid(
+                "BAD_ADDRESS",
+                error.to_string(),
+                vec![("address", text.to_owned()), ("network", network.to_owned())],
+            )
+        })
 }
 
 fn hash<T: for<'a> TryFrom<&'a [u8]>>(what: &'static str, bytes: &[u8]) -> Result<T, Refusal> {
@@ -145,7 +141,10 @@ impl Api {
         let standing = match &known {
             Some(known) if !matches!(known.state, State::Committed(_)) => self.standing(txid).await?,
             _ => {
-                let stored = self.reads.run(move |chain| Ok(super::submit::stored(chain, &txid)?)).await?;
+                let stored = self
+                    .reads
+                    .run(move |chain| Ok(super::submit::stored(chain, &txid)?))
+                    .await?;
                 // Just committed in memory and not found in the store: it was asked between the two.
                 match stored {
                     Some(stored) => Some(stored),
@@ -193,7 +192,11 @@ impl Api {
                 return Err(Refusal::invalid(
                     "OUT_OF_LIMITS",
                     format!("limit: {limit}, allowed are 1 to {MAX_PAGE}"),
-                    vec![("what", "limit".into()), ("count", limit.to_string()), ("max", MAX_PAGE.to_string())],
+                    vec![
+                        ("what", "limit".into()),
+                        ("count", limit.to_string()),
+                        ("max", MAX_PAGE.to_string()),
+                    ],
                 ));
             }
         };
@@ -334,7 +337,11 @@ fn block_response(
         block_id: block.header.id(chain).0.to_vec(),
         header: block.header.encode(),
         txids: block.transactions.iter().map(txid).collect::<Result<_, Refusal>>()?,
-        rejected: block.rejections.iter().map(|rejection| rejection.txid.0.to_vec()).collect(),
+        rejected: block
+            .rejections
+            .iter()
+            .map(|rejection| rejection.txid.0.to_vec())
+            .collect(),
         commit: Some(commit.to_proto()),
         transaction_bytes: block.transactions.iter().map(|bytes| bytes.len() as u64).sum(),
         transactions: if want_bodies { block.transactions } else { vec![] },

@@ -156,7 +156,10 @@ impl Api {
 
     /// What a refused transaction turns out to be when it is known: submitting again is no error.
     async fn known_after_all(&self, bytes: &[u8], error: SubmitError) -> Result<TxId, Refusal> {
-        if !matches!(error, SubmitError::Pool(PoolError::Invalid(_) | PoolError::Conflict { .. })) {
+        if !matches!(
+            error,
+            SubmitError::Pool(PoolError::Invalid(_) | PoolError::Conflict { .. })
+        ) {
             return Err(error.into());
         }
         let Ok(message) = proto::SignedTransaction::decode(bytes) else {
@@ -202,7 +205,11 @@ impl Api {
     /// Waits until a payment is where it was wanted; answers whether it came there in time.
     async fn wait(&self, txid: TxId, goal: Option<Goal>, deadline: Instant) -> Result<bool, Refusal> {
         let Some(wanted) = goal else {
-            return match self.standing(txid).await?.map(|standing| progress(None, standing.state)) {
+            return match self
+                .standing(txid)
+                .await?
+                .map(|standing| progress(None, standing.state))
+            {
                 Some(Progress::Never(reason, height)) => Err(Refusal::dropped(&txid, reason, height)),
                 _ => Ok(true),
             };
@@ -215,7 +222,11 @@ impl Api {
             number,
         };
         // Registered first, looked second: an event between the two is not missed.
-        match self.standing(txid).await?.map(|standing| progress(goal, standing.state)) {
+        match self
+            .standing(txid)
+            .await?
+            .map(|standing| progress(goal, standing.state))
+        {
             Some(Progress::Reached) => return Ok(true),
             Some(Progress::Never(reason, height)) => return Err(Refusal::dropped(&txid, reason, height)),
             Some(Progress::OnTheWay) | None => {}
@@ -241,7 +252,9 @@ impl Api {
     {
         let (to_client, replies) = mpsc::channel(REPLY_MESSAGES);
         let in_flight = Arc::new(Semaphore::new(
-            self.config.max_in_flight_per_stream.clamp(MAX_ITEMS, Semaphore::MAX_PERMITS),
+            self.config
+                .max_in_flight_per_stream
+                .clamp(MAX_ITEMS, Semaphore::MAX_PERMITS),
         ));
         let (done, finished) = mpsc::unbounded_channel();
         let (waited, outcomes) = mpsc::unbounded_channel();
@@ -512,7 +525,11 @@ mod tests {
             (Some(Committed), State::Final, Progress::OnTheWay),
             (Some(Committed), State::Committed(Height(3)), Progress::Reached),
             (None, State::Rejected(Height(3)), never(Dropped::Rejected, Some(3))),
-            (Some(Final), State::Rejected(Height(3)), never(Dropped::Rejected, Some(3))),
+            (
+                Some(Final),
+                State::Rejected(Height(3)),
+                never(Dropped::Rejected, Some(3)),
+            ),
             (Some(Committed), State::Conflict, never(Dropped::Conflict, None)),
         ];
         for (goal, state, expected) in rows {

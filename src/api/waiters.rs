@@ -296,7 +296,9 @@ mod tests {
     fn one_payment_cannot_gather_all_waiters() {
         let waiters = Waiters::new(MAX_PER_PAYMENT * 2);
         let txid = TxId([1; 32]);
-        let _kept: Vec<_> = (0..MAX_PER_PAYMENT).map(|_| wait(&waiters, txid, Goal::Final)).collect();
+        let _kept: Vec<_> = (0..MAX_PER_PAYMENT)
+            .map(|_| wait(&waiters, txid, Goal::Final))
+            .collect();
         let (sender, _receiver) = oneshot::channel();
         let refused = waiters.register(txid, Goal::Final, Instant::now(), Sink::Call(sender));
         assert!(refused.is_err());

@@ -23,8 +23,7 @@ use super::say;
 use crate::{
     node::{self, clock},
     primitives::{
-        Address, Amount, Genesis, LockHash, Output, Params, PublicKey, Time, Validator, ValidatorSet,
-        address::PREFIXES,
+        Address, Amount, Genesis, LockHash, Output, Params, PublicKey, Time, Validator, ValidatorSet, address::PREFIXES,
     },
 };
 use anyhow::{Context as _, bail, ensure};
@@ -170,7 +169,10 @@ impl Args {
                 let genesis = node::read_genesis(&file)?;
                 if let Some(expected) = chain_id {
                     let found = genesis.chain_id().to_string();
-                    ensure!(found == expected.to_lowercase(), "the chain id is {found}, expected {expected}");
+                    ensure!(
+                        found == expected.to_lowercase(),
+                        "the chain id is {found}, expected {expected}"
+                    );
                 }
                 summary(&genesis)?;
             }
@@ -184,7 +186,11 @@ fn summary(genesis: &Genesis) -> anyhow::Result<()> {
     say!("chain id    {}", genesis.chain_id())?;
     say!("network     {}", genesis.network)?;
     say!("time        {}", genesis.time)?;
-    say!("validators  {} with power {}", genesis.validators.len(), genesis.validators.total_power())?;
+    say!(
+        "validators  {} with power {}",
+        genesis.validators.len(),
+        genesis.validators.total_power()
+    )?;
     say!("coins       {} worth {supply} TIME", genesis.coins.len())?;
     Ok(())
 }
@@ -192,8 +198,15 @@ fn summary(genesis: &Genesis) -> anyhow::Result<()> {
 /// A genesis is never overwritten: the old one may be all that a store can be read with.
 fn write_new(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let file = fs::OpenOptions::new().write(true).create_new(true).open(path);
-    let mut file = file.with_context(|| format!("{} cannot be made (a file that exists is not overwritten)", path.display()))?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).with_context(|| format!("{} cannot be written", path.display()))
+    let mut file = file.with_context(|| {
+        format!(
+            "{} cannot be made (a file that exists is not overwritten)",
+            path.display()
+        )
+    })?;
+    file.write_all(bytes)
+        .and_then(|()| file.sync_all())
+        .with_context(|| format!("{} cannot be written", path.display()))
 }
 
 impl Form {
@@ -241,13 +254,23 @@ impl Form {
     /// The genesis that the form describes.
     pub fn genesis(&self) -> anyhow::Result<Genesis> {
         let networks = PREFIXES.join(", ");
-        ensure!(PREFIXES.contains(&self.network.as_str()), "network '{}', expected one of {networks}", self.network);
-        ensure!(!self.validators.is_empty(), "no validator is given: a chain needs at least one");
+        ensure!(
+            PREFIXES.contains(&self.network.as_str()),
+            "network '{}', expected one of {networks}",
+            self.network
+        );
+        ensure!(
+            !self.validators.is_empty(),
+            "no validator is given: a chain needs at least one"
+        );
         let validators = self.validators.iter().enumerate().map(|(index, validator)| {
-            validator.validator(&self.network).with_context(|| format!("validator {}", index + 1))
+            validator
+                .validator(&self.network)
+                .with_context(|| format!("validator {}", index + 1))
         });
         let coins = self.coins.iter().enumerate().map(|(index, coin)| {
-            coin.output(&self.network).with_context(|| format!("coin {}", index + 1))
+            coin.output(&self.network)
+                .with_context(|| format!("coin {}", index + 1))
         });
         let genesis = Genesis {
             network: self.network.clone(),
@@ -266,8 +289,13 @@ impl ValidatorForm {
     fn parse(text: &str) -> anyhow::Result<Self> {
         let mut parts = text.splitn(3, ':');
         let key = parts.next().unwrap_or_default();
-        let public_key = key.parse().with_context(|| format!("--validator {text}: '{key}' is no key of 64 hex digits"))?;
-        let power = parts.next().map_or(Ok(1), str::parse).with_context(|| format!("--validator {text}: no power"))?;
+        let public_key = key
+            .parse()
+            .with_context(|| format!("--validator {text}: '{key}' is no key of 64 hex digits"))?;
+        let power = parts
+            .next()
+            .map_or(Ok(1), str::parse)
+            .with_context(|| format!("--validator {text}: no power"))?;
         Ok(Self {
             public_key,
             power,
@@ -336,9 +364,16 @@ mod tests {
         let genesis = form().genesis().expect("a genesis");
         assert_eq!((genesis.time, genesis.params.block_interval_ms), (Time(5), 200));
         assert_eq!(genesis.coins[0].value, Amount(1_250_000_000));
-        let member = |number| genesis.validators.get(genesis.validators.index_of(&key(number)).expect("there"));
+        let member = |number| {
+            genesis
+                .validators
+                .get(genesis.validators.index_of(&key(number)).expect("there"))
+        };
         assert_eq!(member(1).expect("there").payout, key(1).lock());
-        assert_eq!((member(2).expect("there").power, member(2).expect("there").payout), (3, key(9).lock()));
+        assert_eq!(
+            (member(2).expect("there").power, member(2).expect("there").payout),
+            (3, key(9).lock())
+        );
         let shown = Form::of(&Genesis::decode(&genesis.encode()).expect("decodes"));
         let toml: Form = toml::from_str(&toml::to_string(&shown).expect("writes")).expect("reads");
         let json: Form = serde_json::from_str(&serde_json::to_string(&shown).expect("writes")).expect("reads");
@@ -350,14 +385,26 @@ mod tests {
     fn what_is_wrong_is_said() {
         type Change = fn(&mut Form);
         let rows: [(&str, Change); 8] = [
-            ("network 'xtime', expected one of time, ttime, ltime", |form| form.network = "xtime".into()),
-            ("is of network 'ltime', expected 'time'", |form| form.network = "time".into()),
+            ("network 'xtime', expected one of time, ttime, ltime", |form| {
+                form.network = "xtime".into()
+            }),
+            ("is of network 'ltime', expected 'time'", |form| {
+                form.network = "time".into()
+            }),
             ("no validator is given", |form| form.validators.clear()),
-            ("the validators make no set", |form| form.validators[1].public_key = form.validators[0].public_key),
-            ("validator 2: payout", |form| form.validators[1].payout = Some("nowhere".into())),
-            ("coin 1: '1,5' is not an amount", |form| form.coins[0].amount = "1,5".into()),
+            ("the validators make no set", |form| {
+                form.validators[1].public_key = form.validators[0].public_key
+            }),
+            ("validator 2: payout", |form| {
+                form.validators[1].payout = Some("nowhere".into())
+            }),
+            ("coin 1: '1,5' is not an amount", |form| {
+                form.coins[0].amount = "1,5".into()
+            }),
             ("coin 1: the amount is 0", |form| form.coins[0].amount = "0".into()),
-            ("epoch_length is 1, expected at least 3", |form| form.params.epoch_length = 1),
+            ("epoch_length is 1, expected at least 3", |form| {
+                form.params.epoch_length = 1
+            }),
         ];
         for (expected, change) in rows {
             let mut form = form();

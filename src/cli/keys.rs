@@ -68,7 +68,11 @@ impl Args {
 }
 
 fn show(file: &Path, network: &str) -> anyhow::Result<()> {
-    ensure!(PREFIXES.contains(&network), "network '{network}', expected one of {}", PREFIXES.join(", "));
+    ensure!(
+        PREFIXES.contains(&network),
+        "network '{network}', expected one of {}",
+        PREFIXES.join(", ")
+    );
     let key = KeyFile::load_any(file)?;
     say!("kind        {}", key.kind)?;
     say!("public key  {}", key.public_key())?;
@@ -96,6 +100,10 @@ fn validator(out: &Path, genesis: Option<&Path>) -> anyhow::Result<()> {
         ..Config::default()
     };
     node::create_safety_log(&config, key.public_key(), &genesis)?;
-    say!("safety log written to {}: set data_dir to {}", config.safety_log().display(), config.data_dir.display())?;
+    say!(
+        "safety log written to {}: set data_dir to {}",
+        config.safety_log().display(),
+        config.data_dir.display()
+    )?;
     Ok(())
 }

@@ -80,10 +80,10 @@ impl Args {
         }
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
         let runtime = runtime.context("the async runtime cannot be started")?;
-        runtime.block_on(run(config, self.stop_with_parent))?;
+        let result = runtime.block_on(run(config, self.stop_with_parent));
         // Blocking work that is stuck must not hold the process.
         runtime.shutdown_background();
-        Ok(ExitCode::SUCCESS)
+        result.map(|()| ExitCode::SUCCESS)
     }
 
     fn overrides(&self) -> anyhow::Result<Vec<Override>> {
@@ -94,11 +94,13 @@ impl Args {
             ("--log", "log.filter", &self.log),
             ("--log-format", "log.format", &self.log_format),
         ];
-        let named = named.into_iter().filter_map(|(flag, key, value)| {
-            value.as_ref().map(|value| Override::flag(flag, key, value))
-        });
+        let named = named
+            .into_iter()
+            .filter_map(|(flag, key, value)| value.as_ref().map(|value| Override::flag(flag, key, value)));
         let set = self.set.iter().map(|text| {
-            let (key, value) = text.split_once('=').with_context(|| format!("--set {text}: expected KEY=VALUE"))?;
+            let (key, value) = text
+                .split_once('=')
+                .with_context(|| format!("--set {text}: expected KEY=VALUE"))?;
             Ok(Override::flag("--set", key.trim(), value.trim()))
         });
         named.map(Ok).chain(set).collect()
@@ -106,7 +108,10 @@ impl Args {
 }
 
 fn new_validator(config: &Config) -> anyhow::Result<()> {
-    let key = config.validator_key.as_deref().context("--new-validator needs a validator key (validator_key)")?;
+    let key = config
+        .validator_key
+        .as_deref()
+        .context("--new-validator needs a validator key (validator_key)")?;
     let key = KeyFile::load(key, KeyKind::Validator)?;
     let genesis = node::read_genesis(&config.genesis)?;
     node::create_safety_log(config, key.public_key(), &genesis)

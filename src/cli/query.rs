@@ -138,9 +138,7 @@ pub(super) fn status(status: &proto::GetStatusResponse) -> Value {
     let pool = status.pool.unwrap_or_default();
     let counters = status.counters.unwrap_or_default();
     let params = status.params.unwrap_or_default();
-    let validator = |(index, validator): (usize, &proto::Validator)| {
-        json!({ "index": index, "public_key": hash(&validator.public_key), "power": validator.power })
-    };
+    let validator = |(index, validator): (usize, &proto::Validator)| json!({ "index": index, "public_key": hash(&validator.public_key), "power": validator.power });
     json!({
         "version": status.version,
         "network": status.network,
@@ -244,9 +242,7 @@ async fn coins(client: &Client, address: &str, limit: usize) -> anyhow::Result<V
     let lock = lock_of(client, address).await?;
     let coins = client.coins(&lock, limit).await?;
     let total = Amount::sum(coins.iter().map(|coin| coin.value)).context("more than there can be")?;
-    let coin = |coin: &crate::api::client::OwnedCoin| {
-        json!({ "outpoint": coin.outpoint.to_string(), "value": coin.value.to_string() })
-    };
+    let coin = |coin: &crate::api::client::OwnedCoin| json!({ "outpoint": coin.outpoint.to_string(), "value": coin.value.to_string() });
     Ok(json!({
         "address": address,
         "count": coins.len(),
@@ -281,7 +277,10 @@ fn which_block(text: Option<&str>) -> anyhow::Result<Which> {
 
 async fn block(client: &Client, which: Option<&str>, txids: bool) -> anyhow::Result<Value> {
     let Some(block) = client.block(which_block(which)?, false).await? else {
-        bail!("this node does not have block {}", which.unwrap_or("(none committed yet)"));
+        bail!(
+            "this node does not have block {}",
+            which.unwrap_or("(none committed yet)")
+        );
     };
     let header = BlockHeader::decode(&block.header).context("the node sent a header that is not one")?;
     let commit = block.commit.unwrap_or_default();
@@ -374,7 +373,10 @@ mod tests {
         assert_eq!(which_block(None).expect("the last"), Which::Height(0));
         assert_eq!(which_block(Some("12")).expect("a height"), Which::Height(12));
         let id = BlockId([7; 32]);
-        assert_eq!(which_block(Some(&id.to_string())).expect("an id"), Which::BlockId(vec![7; 32]));
+        assert_eq!(
+            which_block(Some(&id.to_string())).expect("an id"),
+            Which::BlockId(vec![7; 32])
+        );
         assert!(which_block(Some("last")).is_err() && which_block(Some(&"z".repeat(64))).is_err());
     }
 

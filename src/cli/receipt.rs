@@ -81,7 +81,10 @@ pub(super) fn verify(receipt: &Certificate, genesis: &Genesis, txid: Option<&TxI
         );
     }
     if receipt.kind != VoteKind::Final {
-        bail!("the votes are of kind {:?}; only Final votes make a payment final", receipt.kind);
+        bail!(
+            "the votes are of kind {:?}; only Final votes make a payment final",
+            receipt.kind
+        );
     }
     receipt
         .verify(&genesis.chain_id(), &genesis.validators)
@@ -104,7 +107,9 @@ pub(super) fn check_file(path: &Path, genesis: &Genesis, txid: Option<&TxId>) ->
     say!("chain   {}", genesis.chain_id())?;
     say!("epoch   {}", receipt.epoch)?;
     for vote in &receipt.votes {
-        let key = set.get(vote.validator).map(|validator| validator.public_key.to_string());
+        let key = set
+            .get(vote.validator)
+            .map(|validator| validator.public_key.to_string());
         say!(
             "  validator {:>3}  key {}  power {}",
             vote.validator,
@@ -223,7 +228,11 @@ mod tests {
         assert!(read(&path, &genesis.chain_id()).is_err());
         write(&path, &genesis.chain_id(), &receipt).expect("writes");
         let text = std::fs::read_to_string(&path).expect("reads");
-        std::fs::write(&path, text.replacen(&receipt.txid.to_string(), &TxId([6; 32]).to_string(), 1)).expect("writes");
+        std::fs::write(
+            &path,
+            text.replacen(&receipt.txid.to_string(), &TxId([6; 32]).to_string(), 1),
+        )
+        .expect("writes");
         assert!(read(&path, &genesis.chain_id()).is_err());
     }
 }

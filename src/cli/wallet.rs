@@ -161,11 +161,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
             let address = open()?.add_key(Key::random(&label))?;
             Ok(say!("{address}")?)
         }
-        Command::Multisig {
-            label,
-            threshold,
-            keys,
-        } => multisig(open()?, &label, threshold, &keys),
+        Command::Multisig { label, threshold, keys } => multisig(open()?, &label, threshold, &keys),
         Command::Address => addresses(&open()?),
         Command::Balance => balance(&open()?, &args.nodes).await,
         Command::Send {
@@ -240,7 +236,10 @@ fn multisig(mut wallet: Wallet, label: &str, threshold: u32, keys: &[String]) ->
 async fn balance(wallet: &Wallet, nodes: &Nodes) -> anyhow::Result<()> {
     let client = nodes.connect().await?;
     let mut total = Amount::ZERO;
-    let policies = wallet.policies().iter().map(|policy| (policy.policy.lock(), &policy.label));
+    let policies = wallet
+        .policies()
+        .iter()
+        .map(|policy| (policy.policy.lock(), &policy.label));
     for (lock, label) in wallet.keys().iter().map(|key| (key.lock, &key.label)).chain(policies) {
         let answer = client.balance(&lock).await?;
         let balance = Amount(answer.balance);
@@ -290,7 +289,8 @@ impl Session {
             wallet.network(),
             status.network
         );
-        let chain = ChainId::try_from(status.chain_id.as_slice()).context("the node sent a chain id that is not one")?;
+        let chain =
+            ChainId::try_from(status.chain_id.as_slice()).context("the node sent a chain id that is not one")?;
         let clients = nodes
             .addresses
             .iter()
@@ -328,7 +328,9 @@ impl Session {
         };
         let mut coins = self.journal.coming(|lock| locks.contains(lock));
         for lock in locks {
-            let found = self.ask(|client| async move { client.coins(&lock, MAX_COINS).await }).await?;
+            let found = self
+                .ask(|client| async move { client.coins(&lock, MAX_COINS).await })
+                .await?;
             coins.extend(found.iter().map(|coin| Spendable {
                 outpoint: coin.outpoint,
                 value: coin.value,
@@ -390,7 +392,11 @@ impl Session {
         say!("payment {} of {amount} TIME, fee {} TIME", transaction.txid(), plan.fee)?;
         let started = Instant::now();
         let submitted = self.follow(&transaction, delivery, true).await?;
-        say!("{} after {:.1} ms", describe(&submitted), started.elapsed().as_secs_f64() * 1e3)?;
+        say!(
+            "{} after {:.1} ms",
+            describe(&submitted),
+            started.elapsed().as_secs_f64() * 1e3
+        )?;
         self.save_receipt(submitted.receipt, &submitted.txid, delivery).await
     }
 
@@ -455,7 +461,10 @@ impl Session {
             }
             let wait = Wait::from(delivery.wait);
             let receipt = delivery.receipt.is_some();
-            match client.submit(transaction.bytes(), wait, left.min(ATTEMPT), receipt).await {
+            match client
+                .submit(transaction.bytes(), wait, left.min(ATTEMPT), receipt)
+                .await
+            {
                 Ok(submitted) if submitted.reached => return Delivered::Reached(submitted),
                 Ok(_) => known = true,
                 Err(ClientError::Refused(refusal)) if ends(&refusal, fresh && !known) => {
@@ -477,7 +486,10 @@ impl Session {
 
     async fn abandon(&mut self, txid: &TxId) -> anyhow::Result<()> {
         self.refresh().await?;
-        let entry = self.journal.get(txid).with_context(|| format!("payment {txid} is not in the journal"))?;
+        let entry = self
+            .journal
+            .get(txid)
+            .with_context(|| format!("payment {txid} is not in the journal"))?;
         ensure!(
             entry.fate == Fate::Unanswered,
             "payment {txid} is {}: only one that no node knows can be given up",
@@ -486,10 +498,15 @@ impl Session {
         let txid = *txid;
         for client in &self.clients {
             let known = client.transaction(&txid, false, false).await?;
-            ensure!(known.is_none(), "a node knows payment {txid}: follow it with `wallet resend`");
+            ensure!(
+                known.is_none(),
+                "a node knows payment {txid}: follow it with `wallet resend`"
+            );
         }
         self.journal.settle(&txid, Fate::Refused("ABANDONED".to_owned()))?;
-        Ok(say!("payment {txid} is given up; if a node gets it nevertheless, it may still come through")?)
+        Ok(say!(
+            "payment {txid} is given up; if a node gets it nevertheless, it may still come through"
+        )?)
     }
 
     async fn save_receipt(

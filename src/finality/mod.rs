@@ -26,6 +26,11 @@
 //! by more than a third of all power that is correct, out of at most all of it; so what is certified and waits is less
 //! than a whole block, and the closing block of an epoch can take everything that its seals list.
 //!
+//! Validators that fill their locks with different payments would wait for one another for ever. So while nothing that
+//! is certified waits for a block, a validator without room locks one more now and then: the payment nearest to a
+//! quorum. All see the same votes sooner or later, so they choose the same, it becomes certified, and a block makes
+//! room. The pauses double until there is progress, so this adds a handful even to a long partition.
+//!
 //! # What is here and what is not
 //!
 //! Times come in, votes and [`Change`]s go out. Whether inputs exist is the ledger's question, asked by the replica,
@@ -72,6 +77,8 @@ const SETTLED_BLOCKS: usize = 16;
 const MAX_EARLY: usize = 64;
 /// Blocks that a coin waits at most after its spends were rejected again and again.
 const MAX_COOLDOWN: u64 = 1 << 10;
+/// How often the pause before one more lock without room doubles.
+const MAX_SQUEEZE_DOUBLINGS: u32 = 6;
 /// Coins whose rejections are remembered.
 const MAX_COOLING: usize = 10_000;
 
@@ -252,6 +259,9 @@ pub struct Finality {
     bodyless_by: BTreeMap<ValidatorIndex, usize>,
     /// When to look at contested payments again.
     due: BTreeSet<(Time, TxId)>,
+    /// When one more payment is locked though there is no room, and how many were since there was progress.
+    squeeze_at: Option<Time>,
+    squeezed: u32,
     cooldowns: BTreeMap<OutPoint, Cooldown>,
     cooling: BTreeSet<(Height, TxId)>,
     settled: Settled,
@@ -291,6 +301,8 @@ impl Finality {
             bodyless: BTreeSet::new(),
             bodyless_by: BTreeMap::new(),
             due: BTreeSet::new(),
+            squeeze_at: None,
+            squeezed: 0,
             cooldowns: BTreeMap::new(),
             cooling: BTreeSet::new(),
             settled: Settled::default(),
@@ -510,24 +522,34 @@ impl Finality {
             self.due.pop_first();
             self.consider(now, txid);
         }
+        self.squeeze(now);
     }
 
     /// When to call [`Finality::on_tick`].
     pub fn deadline(&self) -> Option<Time> {
-        self.due.first().map(|(time, _)| *time)
+        let due = self.due.first().map(|(time, _)| *time);
+        due.into_iter().chain(self.squeeze_at).min()
     }
 
     // ---- after a restart ----------------------------------------------------------------------------------------
 
-    /// Takes back an own vote batch from the safety log. `body` gives what was remembered with its locks; a transaction
-    /// that is settled meanwhile has none. Nothing is sent for it: the replica has it signed and published again.
-    pub fn restore(&mut self, now: Time, batch: &VoteBatch, body: impl Fn(&TxId) -> Option<(CheckedTransaction, u64)>) {
+    /// Takes back an own vote batch from the safety log. `settled` says which transactions are committed or rejected;
+    /// `body` gives what was remembered with its lock. Nothing is sent for it: the replica has it signed and published
+    /// again.
+    pub fn restore(
+        &mut self,
+        now: Time,
+        batch: &VoteBatch,
+        settled: impl Fn(&TxId) -> bool,
+        body: impl Fn(&TxId) -> Option<(CheckedTransaction, u64)>,
+    ) {
         if batch.epoch != self.epoch {
             return;
         }
         self.next_sequence = self.next_sequence.max(batch.sequence + 1);
-        for vote in &batch.votes {
+        for vote in batch.votes.iter().filter(|vote| !settled(&vote.txid)) {
             let Some((transaction, rate_milli)) = body(&vote.txid) else {
+                self.restore_nameless(now, vote);
                 continue;
             };
             self.on_transaction(now, &transaction, rate_milli, false);
@@ -548,6 +570,26 @@ impl Finality {
                 VoteKind::Final => payment.mine.finality = true,
                 VoteKind::Abandon => payment.mine.abandon = true,
             }
+        }
+    }
+
+    /// Takes back a vote whose transaction was not remembered with it: bodies are, with locks. Final and Abandon bind
+    /// all the same.
+    fn restore_nameless(&mut self, now: Time, vote: &Vote) {
+        if vote.kind == VoteKind::Lock || self.settled.txids.contains(&vote.txid) {
+            return; // what is locked and still possible has its body in the log
+        }
+        self.name(now, vote.txid, None);
+        let Some(payment) = self.payments.get_mut(&vote.txid) else {
+            return;
+        };
+        match vote.kind {
+            VoteKind::Final => payment.mine.finality = true,
+            VoteKind::Abandon => payment.mine.abandon = true,
+            VoteKind::Lock => {}
+        }
+        if payment.body.is_none() {
+            self.bodyless.insert(vote.txid);
         }
     }
 
@@ -604,15 +646,54 @@ impl Finality {
         if !self.may_vote() {
             return;
         }
-        let mut passed_over = Vec::new();
         while let Some((rate, txid)) = self.queue.pop_first() {
             if !self.has_room(&txid) {
-                passed_over.push((rate, txid));
+                self.queue.insert((rate, txid));
                 break;
             }
             self.try_lock(now, txid);
         }
-        self.queue.extend(passed_over);
+        if self.queue.is_empty() || !self.certified.is_empty() {
+            self.squeeze_at = None;
+            self.squeezed = 0;
+        } else if self.squeeze_at.is_none() {
+            let pause = self.config.contest_after_ms << self.squeezed.min(MAX_SQUEEZE_DOUBLINGS);
+            self.squeeze_at = Some(now.plus_ms(pause));
+        }
+    }
+
+    /// Locks the payment that is nearest to a quorum, room or not.
+    fn squeeze(&mut self, now: Time) {
+        if self.squeeze_at.is_none_or(|at| now < at) {
+            return;
+        }
+        self.squeeze_at = None;
+        if !self.may_vote() || !self.certified.is_empty() {
+            return;
+        }
+        let power = |txid: &TxId| {
+            let voices = self.payments.get(txid).map(|payment| payment.locks.iter());
+            let voices = voices.into_iter().flatten();
+            voices.map(|(validator, _)| self.set.power(validator)).sum::<u128>()
+        };
+        let free = |txid: &TxId| {
+            let body = self.payments.get(txid).and_then(|payment| payment.body.as_ref());
+            let inputs = body.map_or(&[][..], |body| body.transaction.inputs());
+            inputs
+                .iter()
+                .all(|outpoint| !self.locks.contains_key(outpoint) && self.cooling_until(outpoint).is_none())
+        };
+        let nearest = self
+            .queue
+            .iter()
+            .filter(|(_, txid)| free(txid))
+            .max_by_key(|(_, txid)| (power(txid), Reverse(*txid)))
+            .copied();
+        if let Some((rate, txid)) = nearest {
+            self.queue.remove(&(rate, txid));
+            self.squeezed += 1;
+            self.try_lock(now, txid);
+        }
     }
 
     // ---- what is known ------------------------------------------------------------------------------------------

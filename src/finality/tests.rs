@@ -274,16 +274,19 @@ fn what_was_said_is_remembered_across_a_restart() {
     one.submit(&t);
     let (_, batches) = one.finality.take_votes();
     let mut again = One::new();
-    again.finality.restore(again.now, &batches[0], |txid| {
-        (*txid == t.txid()).then(|| (t.clone(), 1_000))
-    });
+    again.finality.restore(
+        again.now,
+        &batches[0],
+        |_| false,
+        |txid| (*txid == t.txid()).then(|| (t.clone(), 1_000)),
+    );
     again.finality.set_ready(t.txid());
     again.submit(&rival);
     assert_eq!(again.said(), [], "the coin is locked for the other");
     assert_eq!(again.finality.next_sequence(), 1);
     // Settled meanwhile: the number is used up all the same.
     let mut later = One::new();
-    later.finality.restore(later.now, &batches[0], |_| None);
+    later.finality.restore(later.now, &batches[0], |_| false, |_| None);
     later.submit(&rival);
     assert_eq!(later.finality.take_votes().1[0].sequence, 1);
 }

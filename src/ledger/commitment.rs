@@ -76,7 +76,11 @@ impl LtHash {
 
     /// 2,048 bytes: the lanes, little-endian. How stores keep it.
     pub fn to_bytes(&self) -> Vec<u8> {
-        self.0.iter().flat_map(|lane| lane.to_le_bytes()).collect()
+        let mut bytes = vec![0; STATE_BYTES];
+        for (pair, lane) in bytes.as_chunks_mut::<2>().0.iter_mut().zip(self.0.iter()) {
+            *pair = lane.to_le_bytes();
+        }
+        bytes
     }
 
     /// Back from [`LtHash::to_bytes`].

@@ -111,9 +111,13 @@ impl<'a> Overlay<'a> {
         let Some(coin) = self.coin(outpoint)? else {
             return Ok(None);
         };
-        let from_base = self.created.remove(outpoint).is_none();
-        self.spent.insert(*outpoint, from_base.then_some(coin));
+        self.take(*outpoint, coin);
         Ok(Some(coin))
+    }
+
+    fn take(&mut self, outpoint: OutPoint, coin: Coin) {
+        let from_base = self.created.remove(&outpoint).is_none();
+        self.spent.insert(outpoint, from_base.then_some(coin));
     }
 
     /// Adds a coin.
@@ -127,6 +131,19 @@ impl<'a> Overlay<'a> {
         for input in transaction.inputs() {
             self.spend(input)?;
         }
+        self.create_outputs(transaction);
+        Ok(())
+    }
+
+    /// [`Overlay::apply`] without reading: `spent` are the transaction's inputs with their coins, as they are here.
+    pub(super) fn apply_known(&mut self, transaction: &Transaction, spent: Vec<(OutPoint, Coin)>) {
+        for (outpoint, coin) in spent {
+            self.take(outpoint, coin);
+        }
+        self.create_outputs(transaction);
+    }
+
+    fn create_outputs(&mut self, transaction: &Transaction) {
         for (outpoint, output) in transaction.created() {
             let coin = Coin {
                 output: *output,
@@ -134,7 +151,6 @@ impl<'a> Overlay<'a> {
             };
             self.create(outpoint, coin);
         }
-        Ok(())
     }
 
     /// What changed, ascending by outpoint: the base's coins that are gone, and the new ones. A coin that was made and

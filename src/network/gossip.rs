@@ -10,7 +10,9 @@
 //!
 //! **Delivery.** gossipsub forgets a message that no queue has room for, while remembering its name. So a refused
 //! publication is kept, and tried again under another name (the envelope's `attempt`) with growing delays, at once when
-//! a peer subscribes, for up to 30 s. What is lost after that is counted; whoever misses it asks for it.
+//! a peer subscribes, for up to 30 s. While every queue is full, new publications are held back for a moment rather than
+//! thrown at it, and the command queue decides what gives way. What is lost after all that is counted; whoever misses it
+//! asks for it.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -212,11 +214,13 @@ pub(super) struct Publication {
 }
 
 impl Publication {
-    pub(super) const fn new(topic: Topic, envelope: Envelope, now: Instant) -> Self {
+    /// `count` is how many were published before: the same words are said again on purpose, and under the same name they
+    /// would go nowhere. Half of the attempts are left for when nobody takes it.
+    pub(super) const fn new(topic: Topic, envelope: Envelope, count: u32, now: Instant) -> Self {
         Self {
             topic,
             envelope,
-            attempt: 0,
+            attempt: count % (MAX_ATTEMPT / 2),
             tries: 0,
             since: now,
         }
@@ -225,6 +229,12 @@ impl Publication {
     pub(super) fn bytes(&self) -> Vec<u8> {
         self.envelope.encode(self.attempt)
     }
+
+    /// Takes another name; `false`: none is left.
+    pub(super) const fn rename(&mut self) -> bool {
+        self.attempt += 1;
+        self.attempt <= MAX_ATTEMPT
+    }
 }
 
 /// What became of a publication.
@@ -232,7 +242,7 @@ impl Publication {
 pub(super) enum Outcome {
     /// At least one peer's queue took it.
     Sent,
-    /// It is out already.
+    /// Something was published under this name lately.
     Known,
     /// Worth another try, under another name if `renamed`.
     Retry {
@@ -325,7 +335,7 @@ mod tests {
     use super::*;
 
     fn publication(topic: Topic, size: usize, now: Instant) -> Publication {
-        Publication::new(topic, Envelope::wrap(vec![0; size]).expect("small"), now)
+        Publication::new(topic, Envelope::wrap(vec![0; size]).expect("small"), 0, now)
     }
 
     #[test]

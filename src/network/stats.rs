@@ -93,7 +93,7 @@ stats! {
     publish_duplicates: Counter,
     /// Payloads of ours refused for their size.
     oversized_out: Counter,
-    /// Messages that gossip could not hand to a slow peer.
+    /// Messages that one peer's queue had no room for (some of them are published again).
     slow_peer_losses: Counter,
     /// Verdicts dropped because the command queue was full, or too late to matter.
     verdicts_lost: Counter,

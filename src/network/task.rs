@@ -42,6 +42,8 @@ const SUBSCRIBE_GRACE: Duration = Duration::from_secs(1);
 /// What the names of all versions of gossipsub begin with.
 const GOSSIP_PROTOCOLS: &str = "/meshsub/";
 const ALL_TOPICS: u8 = 0b111;
+/// How long publications are held when the queues of all peers are full. A queue of a thousand empties in a few of it.
+const HOLD: Duration = Duration::from_millis(2);
 /// Large envelopes that are (de)compressed at the same time, in each direction.
 const HEAVY_MAX: usize = 8;
 
@@ -86,8 +88,12 @@ struct Task {
     requests: Requests,
     opening: JoinSet<Opened>,
     wrapping: JoinSet<Wrapped>,
-    /// Taken from the commands, and waiting for a blocking thread to come free.
+    /// Taken from the commands, and waiting for a blocking thread to come free or for room in the peers' queues.
     publications: VecDeque<(Topic, Vec<u8>)>,
+    /// Every peer's queue was full: no new publication is tried before.
+    held_until: Option<Instant>,
+    /// Publications so far.
+    published: u32,
 }
 
 /// Builds everything, waits until all addresses are listened on, and lets the task run.
@@ -143,6 +149,8 @@ pub(super) async fn start(
         opening: JoinSet::new(),
         wrapping: JoinSet::new(),
         publications: VecDeque::new(),
+        held_until: None,
+        published: 0,
     };
     let task = tokio::spawn(task.run(cancel));
     Ok(Network {
@@ -273,7 +281,10 @@ impl Task {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        self.dialer.deadline().into_iter().chain(self.retries.deadline()).min()
+        [self.dialer.deadline(), self.retries.deadline(), self.held_until]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn on_deadline(&mut self) {
@@ -281,6 +292,10 @@ impl Task {
         self.dial(now);
         while let Some(publication) = self.retries.due(now) {
             self.retry(publication, now);
+        }
+        if self.held_until.is_some_and(|until| until <= now) {
+            self.held_until = None;
+            self.resume_publishing(now);
         }
     }
 
@@ -387,7 +402,7 @@ impl Task {
     }
 
     fn publish_waiting(&mut self, now: Instant) {
-        while self.wrapping.len() < HEAVY_MAX {
+        while self.wrapping.len() < HEAVY_MAX && self.held_until.is_none() {
             let Some((topic, payload)) = self.publications.pop_front() else {
                 return;
             };
@@ -399,9 +414,20 @@ impl Task {
         }
     }
 
+    /// What held publications up is over: goes on with those taken already, then with those still in the command queue.
+    fn resume_publishing(&mut self, now: Instant) {
+        self.publish_waiting(now);
+        if self.publications.is_empty() {
+            self.on_commands();
+        }
+    }
+
     fn on_wrapped(&mut self, topic: Topic, result: Result<Envelope, EnvelopeError>, now: Instant) {
         match result {
-            Ok(envelope) => self.publish(Publication::new(topic, envelope, now), now),
+            Ok(envelope) => {
+                self.published = self.published.wrapping_add(1);
+                self.publish(Publication::new(topic, envelope, self.published, now), now);
+            }
             Err(error) => {
                 self.stats.oversized_out.up();
                 warn!(topic = topic.name(), %error, "a payload of our own cannot be published");
@@ -409,7 +435,7 @@ impl Task {
         }
     }
 
-    fn publish(&mut self, publication: Publication, now: Instant) {
+    fn publish(&mut self, mut publication: Publication, now: Instant) {
         let topic = publication.topic;
         let bytes = publication.bytes();
         let length = bytes.len() as u64;
@@ -423,8 +449,13 @@ impl Task {
                 self.stats.gossip_out.of(topic).up();
                 self.stats.bytes_out.add(length);
             }
+            // The same words again, on purpose: whoever says them twice has a reason.
+            Outcome::Known if publication.rename() => self.publish(publication, now),
             Outcome::Known => self.stats.publish_duplicates.up(),
             Outcome::Retry { renamed } => {
+                if renamed {
+                    self.held_until = Some(now + HOLD);
+                }
                 let given_up = self.retries.add(publication, renamed, now);
                 if given_up > 0 {
                     self.stats.publish_abandoned.add(given_up);
@@ -841,11 +872,7 @@ impl Task {
             Ok((topic, result)) => self.on_wrapped(topic, result, now),
             Err(error) => warn!(%error, "a large message of our own was lost while it was wrapped"),
         }
-        self.publish_waiting(now);
-        if self.publications.is_empty() {
-            // What was left in the command queue may come now.
-            self.on_commands();
-        }
+        self.resume_publishing(now);
     }
 
     // ---- requests ----------------------------------------------------------------------------------------------

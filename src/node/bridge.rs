@@ -51,7 +51,9 @@ pub fn count_fault(meters: &Meters, fault: Fault) {
 
 /// The bytes of an answer that says why there is none.
 pub fn refusal(reason: &str) -> Vec<u8> {
-    let end = (0..=MAX_REASON.min(reason.len())).rev().find(|end| reason.is_char_boundary(*end));
+    let end = (0..=MAX_REASON.min(reason.len()))
+        .rev()
+        .find(|end| reason.is_char_boundary(*end));
     Response::Refused(reason[..end.unwrap_or(0)].to_owned()).encode()
 }
 

@@ -338,7 +338,8 @@ impl Checker {
         let request = match Request::decode(payload) {
             Ok(request) => request,
             Err(error) => {
-                self.commands.answer(ticket, bridge::refusal(&format!("not a request: {error}")));
+                self.commands
+                    .answer(ticket, bridge::refusal(&format!("not a request: {error}")));
                 self.fault(from, error.fault(), "request", &error.to_string());
                 return;
             }
@@ -347,7 +348,8 @@ impl Checker {
         if let Request::Blocks { from: first, max_count } = request {
             if !self.blocks.offer(ticket, first, max_count) {
                 self.meters.request_overload.add(1);
-                self.commands.answer(ticket, bridge::refusal("busy: too many questions for blocks wait"));
+                self.commands
+                    .answer(ticket, bridge::refusal("busy: too many questions for blocks wait"));
             }
             return;
         }

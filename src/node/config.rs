@@ -114,7 +114,8 @@ impl Default for HttpConfig {
 impl Default for LogConfig {
     fn default() -> Self {
         Self {
-            filter: "info".into(),
+            // Saying the same words again is how what was lost is made good; gossipsub warns of it.
+            filter: "info,libp2p_gossipsub=error".into(),
             format: LogFormat::Text,
         }
     }
@@ -161,8 +162,14 @@ impl Config {
     }
 
     fn settle_paths(&mut self, file: Option<&Path>, merged: &Merged) {
-        let Some(base) = file.and_then(Path::parent) else { return };
-        let slots = [Some(&mut self.data_dir), Some(&mut self.genesis), self.validator_key.as_mut()];
+        let Some(base) = file.and_then(Path::parent) else {
+            return;
+        };
+        let slots = [
+            Some(&mut self.data_dir),
+            Some(&mut self.genesis),
+            self.validator_key.as_mut(),
+        ];
         for (key, slot) in PATHS.iter().zip(slots) {
             if let Some(path) = slot
                 && !merged.is_overridden(key)
@@ -181,7 +188,11 @@ impl Config {
         at_least("store.cache_bytes", self.store.cache_bytes, 1 << 20)?;
         at_least("store.generation_bytes", self.store.generation_bytes as u64, 1 << 16)?;
         at_least("check.max_waiting", self.check.max_waiting as u64, 16)?;
-        at_least("check.max_waiting_bytes", self.check.max_waiting_bytes as u64, network::MAX_MESSAGE_SIZE as u64)?;
+        at_least(
+            "check.max_waiting_bytes",
+            self.check.max_waiting_bytes as u64,
+            network::MAX_MESSAGE_SIZE as u64,
+        )?;
         if self.check.threads > 256 {
             return Err(format!("check.threads is {}, expected at most 256", self.check.threads));
         }
@@ -189,11 +200,19 @@ impl Config {
             return Err("data_dir is empty, expected a directory".into());
         }
         if self.api.listen == self.http.listen && self.api.listen.port() != 0 {
-            return Err(format!("http.listen is {}, the same as api.listen; expected another port", self.http.listen));
+            return Err(format!(
+                "http.listen is {}, the same as api.listen; expected another port",
+                self.http.listen
+            ));
         }
         super::telemetry::parse_filter(&self.log.filter)
             .map(|_| ())
-            .map_err(|error| format!("log.filter is '{}', expected a filter like 'info,timecoin=debug': {error}", self.log.filter))
+            .map_err(|error| {
+                format!(
+                    "log.filter is '{}', expected a filter like 'info,timecoin=debug': {error}",
+                    self.log.filter
+                )
+            })
     }
 
     /// The safety log's place.

@@ -8,5 +8,8 @@ pub(super) fn check(path: &str, text: &str) {
         std::fs::write(&full, text).expect("the page can be written");
     }
     let found = std::fs::read_to_string(&full).unwrap_or_default();
-    assert!(found == text, "{path} is not up to date: run the tests once with TIMECOIN_WRITE_DOCS=1");
+    assert!(
+        found == text,
+        "{path} is not up to date: run the tests once with TIMECOIN_WRITE_DOCS=1"
+    );
 }

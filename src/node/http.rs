@@ -37,7 +37,9 @@ pub struct Pages {
 
 /// Opens the socket, so that a taken port is noticed at start.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, HttpError> {
-    TcpListener::bind(address).await.map_err(|source| HttpError::Bind { address, source })
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| HttpError::Bind { address, source })
 }
 
 /// Serves until cancelled.
@@ -68,7 +70,11 @@ async fn metrics(State(pages): State<Pages>) -> Response {
     // Reads files: not on this thread.
     let text = tokio::task::spawn_blocking(move || pages.metrics.text()).await;
     match text {
-        Ok(Ok(text)) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response(),
+        Ok(Ok(text)) => (
+            [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
+            text,
+        )
+            .into_response(),
         Ok(Err(error)) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }

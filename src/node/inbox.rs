@@ -50,7 +50,13 @@ impl Item {
     /// Roughly how much work it is: transactions count each.
     fn weight(&self) -> usize {
         match self {
-            Self::Input(Input::Gossip { message: Message::Transactions(all), .. }, _) => all.len().max(1),
+            Self::Input(
+                Input::Gossip {
+                    message: Message::Transactions(all),
+                    ..
+                },
+                _,
+            ) => all.len().max(1),
             _ => 1,
         }
     }
@@ -149,10 +155,17 @@ impl Inbox {
     pub fn take(&self, out: &mut Vec<Item>, mut budget: usize, until: Instant) -> bool {
         let mut state = self.lock();
         while !state.closed && state.urgent.items.is_empty() && state.bulk.items.is_empty() {
-            let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) else {
+            let Some(left) = until
+                .checked_duration_since(Instant::now())
+                .filter(|left| !left.is_zero())
+            else {
                 break;
             };
-            state = self.arrived.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            state = self
+                .arrived
+                .wait_timeout(state, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
         state.urgent.take(out, &mut budget);
         state.bulk.take(out, &mut budget);

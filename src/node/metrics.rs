@@ -115,11 +115,16 @@ impl Meters {
         for row in HISTOGRAMS {
             let options = HistogramOpts::new(row.name, row.help).buckets(row.buckets.to_vec());
             let histogram = Histogram::with_opts(options).map_err(|error| MetricsError(error.to_string()))?;
-            registry.register(Box::new(histogram.clone())).map_err(|error| MetricsError(error.to_string()))?;
+            registry
+                .register(Box::new(histogram.clone()))
+                .map_err(|error| MetricsError(error.to_string()))?;
             all.push((row.name, histogram));
         }
         let named = |name: &str| {
-            let found = all.iter().find(|(known, _)| *known == name).map(|(_, histogram)| histogram.clone());
+            let found = all
+                .iter()
+                .find(|(known, _)| *known == name)
+                .map(|(_, histogram)| histogram.clone());
             found.ok_or_else(|| MetricsError(format!("the histogram {name} is not in the table")))
         };
         Ok(Self {

@@ -231,7 +231,16 @@ impl Node {
             heartbeat,
             clock: clock::Clock::new(),
         };
-        let started = start_threads(&threads, &config, checker, block_worker, the_loop, first, store, flushing);
+        let started = start_threads(
+            &threads,
+            &config,
+            checker,
+            block_worker,
+            the_loop,
+            first,
+            store,
+            flushing,
+        );
         if let Err(error) = started {
             let _ = running.stop().await;
             return Err(error);
@@ -297,17 +306,13 @@ impl Running {
         self.tasks.close();
         let (tasks, threads) = (self.tasks.clone(), self.threads.clone());
         let flushing = self.flushing;
-        let all = async {
-            self.tasks.wait().await;
-            let joined = tokio::task::spawn_blocking(move || {
-                // The flusher flushes once more after the loop's last write.
-                threads.join(|name| name != FLUSHER);
-                flushing.close();
-                threads.join(|_| true);
-            });
-            // Its only panic would be a thread's, which is reported below.
-            let _ = joined.await;
-        };
+        let joined = tokio::task::spawn_blocking(move || {
+            // The flusher flushes once more after the loop's last write.
+            threads.join(|name| name != FLUSHER);
+            flushing.close();
+            threads.join(|_| true);
+        });
+        let all = async { tokio::join!(self.tasks.wait(), joined) };
         if tokio::time::timeout(STOP_WITHIN, all).await.is_err() {
             let mut stuck = self.threads.names();
             if !tasks.is_empty() {
@@ -416,7 +421,10 @@ async fn pump(
                 }
                 network::Event::PeerDown { peer } => {
                     tracing::info!(peer = peer.0, "peer disconnected");
-                    deliver(&inbox, crate::replica::Input::PeerDown(crate::primitives::PeerId(peer.0)));
+                    deliver(
+                        &inbox,
+                        crate::replica::Input::PeerDown(crate::primitives::PeerId(peer.0)),
+                    );
                 }
             }
         }
@@ -445,7 +453,9 @@ async fn take_submissions(
         if taken == 0 {
             return;
         }
-        let batch = buffer.drain(..).map(|api::Submission { bytes, reply }| Job::Submit { bytes, reply });
+        let batch = buffer
+            .drain(..)
+            .map(|api::Submission { bytes, reply }| Job::Submit { bytes, reply });
         checker::turn_away(jobs.offer(batch), &commands, &meters);
     }
 }
@@ -453,7 +463,9 @@ async fn take_submissions(
 async fn serve_api(api: Arc<Api>, listener: tokio::net::TcpListener, cancel: CancellationToken, threads: Threads) {
     let result = api.serve(listener).await;
     if !cancel.is_cancelled() {
-        let reason = result.err().map_or_else(|| "the API ended".into(), |error| error.to_string());
+        let reason = result
+            .err()
+            .map_or_else(|| "the API ended".into(), |error| error.to_string());
         threads.fail(NodeError::Server(reason));
     }
 }
@@ -462,7 +474,9 @@ async fn serve_api(api: Arc<Api>, listener: tokio::net::TcpListener, cancel: Can
 async fn watch_network(task: tokio::task::JoinHandle<()>, cancel: CancellationToken, threads: Threads) {
     let result = task.await;
     if !cancel.is_cancelled() {
-        let reason = result.err().map_or_else(|| "it ended".to_owned(), |error| error.to_string());
+        let reason = result
+            .err()
+            .map_or_else(|| "it ended".to_owned(), |error| error.to_string());
         threads.fail(NodeError::Server(format!("the network failed: {reason}")));
     }
 }

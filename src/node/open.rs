@@ -29,7 +29,9 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub enum StartError {
     /// The genesis cannot be read.
-    #[error("the genesis {path} cannot be read: {source}. Get it from whoever runs the network, or make one with `timecoin genesis new` (setting: genesis)")]
+    #[error(
+        "the genesis {path} cannot be read: {source}. Get it from whoever runs the network, or make one with `timecoin genesis new` (setting: genesis)"
+    )]
     ReadGenesis {
         /// Where it should be.
         path: PathBuf,
@@ -158,13 +160,20 @@ fn open_blocking(config: &Config, meters: &Arc<Meters>) -> Result<Opened, StartE
         generation_bytes: config.store.generation_bytes,
     };
     let backend = Arc::new(SledBackend::open(&config.store_dir(), options)?);
-    let store = Arc::new(LedgerStore::open_with(backend, &genesis, config.store.coin_cache_bytes)?);
+    let store = Arc::new(LedgerStore::open_with(
+        backend,
+        &genesis,
+        config.store.coin_cache_bytes,
+    )?);
     let identity_seed = node_key(&config.node_key())?;
     let validator = key.as_ref().map(KeyFile::public_key);
     tracing::info!(chain = %chain, network = genesis.network, height = store.height().0, "store opened");
 
     let path = config.safety_log();
-    let log = validator.map(|own| Safety::open(&path, own, chain, meters)).transpose()?.flatten();
+    let log = validator
+        .map(|own| Safety::open(&path, own, chain, meters))
+        .transpose()?
+        .flatten();
     let (safety, records) = match (log, validator) {
         (Some((safety, records)), _) => (Some(safety), Records::Kept(records)),
         (None, Some(_)) => {

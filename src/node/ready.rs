@@ -56,7 +56,13 @@ impl Watch {
         let set = self.electorate.of_epoch(snapshot.epoch);
         let mut reasons = judge(&snapshot, peers, set, &self.params, now);
         if !self.is_alive() {
-            reasons.insert(0, format!("the loop has shown no sign of life for {} s", self.heartbeat.age().as_secs()));
+            reasons.insert(
+                0,
+                format!(
+                    "the loop has shown no sign of life for {} s",
+                    self.heartbeat.age().as_secs()
+                ),
+            );
         }
         Readiness {
             ready: reasons.is_empty(),
@@ -73,7 +79,9 @@ fn judge(snapshot: &Snapshot, peers: usize, set: &ValidatorSet, params: &Params,
     let mut reasons = Vec::new();
     let needed = peers_needed(set, snapshot.validator);
     if peers < needed {
-        reasons.push(format!("connected to {peers} peers, at least {needed} are needed for a quorum"));
+        reasons.push(format!(
+            "connected to {peers} peers, at least {needed} are needed for a quorum"
+        ));
     }
     if snapshot.catching_up {
         let (height, claimed) = (snapshot.height, snapshot.claimed_height);
@@ -82,7 +90,10 @@ fn judge(snapshot: &Snapshot, peers: usize, set: &ValidatorSet, params: &Params,
     let (age, allowed) = (now.ms_since(snapshot.block_time), block_age_allowed(params));
     if age > allowed {
         let seconds = age / 1_000;
-        reasons.push(format!("no block for {seconds} s, the longest expected is {} s", allowed / 1_000));
+        reasons.push(format!(
+            "no block for {seconds} s, the longest expected is {} s",
+            allowed / 1_000
+        ));
     }
     if snapshot.validator.is_some() && !snapshot.voting {
         reasons.push(format!("not voting: {}", snapshot.silent_reason));
@@ -94,8 +105,11 @@ fn judge(snapshot: &Snapshot, peers: usize, set: &ValidatorSet, params: &Params,
 /// that does not vote needs somebody to hear from. 0 for a validator that is a quorum by itself.
 fn peers_needed(set: &ValidatorSet, own: Option<ValidatorIndex>) -> usize {
     let Some(own) = own else { return 1 };
-    let mut others: Vec<u128> =
-        set.iter().filter(|(index, _)| *index != own).map(|(_, member)| u128::from(member.power)).collect();
+    let mut others: Vec<u128> = set
+        .iter()
+        .filter(|(index, _)| *index != own)
+        .map(|(_, member)| u128::from(member.power))
+        .collect();
     others.sort_unstable_by(|a, b| b.cmp(a));
     let mut power = set.power(own);
     let mut needed = 0;
@@ -171,8 +185,15 @@ mod tests {
             change(&mut snapshot);
             let now = snapshot.block_time.plus_ms(later);
             let reasons = judge(&snapshot, peers, &set(&[1, 1, 1, 1]), &Params::default(), now);
-            assert_eq!(reasons.len(), usize::from(!expected.is_empty()), "{expected}: {reasons:?}");
-            assert!(reasons.iter().all(|reason| reason.starts_with(expected)), "{expected}: {reasons:?}");
+            assert_eq!(
+                reasons.len(),
+                usize::from(!expected.is_empty()),
+                "{expected}: {reasons:?}"
+            );
+            assert!(
+                reasons.iter().all(|reason| reason.starts_with(expected)),
+                "{expected}: {reasons:?}"
+            );
         }
     }
 

@@ -87,7 +87,9 @@ impl Heartbeat {
 
     /// How long ago that was.
     pub fn age(&self) -> Duration {
-        self.start.elapsed().saturating_sub(Duration::from_millis(self.last_ms.load(Ordering::Relaxed)))
+        self.start
+            .elapsed()
+            .saturating_sub(Duration::from_millis(self.last_ms.load(Ordering::Relaxed)))
     }
 }
 
@@ -182,7 +184,10 @@ impl Loop {
             return now;
         }
         self.clock.now();
-        let wait = self.replica.deadline().map_or(HEARTBEAT, |deadline| self.clock.until(deadline));
+        let wait = self
+            .replica
+            .deadline()
+            .map_or(HEARTBEAT, |deadline| self.clock.until(deadline));
         now + wait.min(HEARTBEAT)
     }
 
@@ -308,7 +313,10 @@ impl Loop {
             return Ok(Vec::new());
         }
         let start = Instant::now();
-        let digests: Vec<_> = statements.iter().map(|statement| statement.digest(&self.chain)).collect();
+        let digests: Vec<_> = statements
+            .iter()
+            .map(|statement| statement.digest(&self.chain))
+            .collect();
         let signatures = voice.signer.sign(&digests)?;
         if signatures.len() != statements.len() {
             return Err(RunError::Signer(SignerError {
@@ -316,7 +324,10 @@ impl Loop {
                 reason: format!("{} signatures for {} digests", signatures.len(), statements.len()),
             }));
         }
-        let signed = statements.into_iter().zip(signatures).map(|(statement, signature)| statement.signed(signature));
+        let signed = statements
+            .into_iter()
+            .zip(signatures)
+            .map(|(statement, signature)| statement.signed(signature));
         let signed = signed.collect();
         record(&self.meters.sign, start.elapsed());
         Ok(signed)
@@ -335,7 +346,8 @@ impl Loop {
             }
         }
         for message in bodies.messages {
-            self.commands.publish(network::Topic::Transactions, Gossip::Transactions(message).encode());
+            self.commands
+                .publish(network::Topic::Transactions, Gossip::Transactions(message).encode());
         }
     }
 
@@ -445,8 +457,11 @@ mod tests {
         let mut gather = Gather::default();
         gather.add(vec![vec![0; 400_000]; 5]);
         gather.add(vec![vec![0; 10]; 3_000]);
-        let shapes: Vec<(usize, usize)> =
-            gather.messages.iter().map(|all| (all.len(), all.iter().map(Vec::len).sum())).collect();
+        let shapes: Vec<(usize, usize)> = gather
+            .messages
+            .iter()
+            .map(|all| (all.len(), all.iter().map(Vec::len).sum()))
+            .collect();
         assert!(shapes.iter().all(|(count, bytes)| {
             *count <= limits::MAX_TRANSACTIONS_PER_MESSAGE && *bytes <= limits::MAX_TRANSACTION_BYTES_PER_MESSAGE
         }));

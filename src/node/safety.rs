@@ -25,7 +25,9 @@ pub enum SafetyError {
     #[error(transparent)]
     Log(#[from] SafetyLogError),
     /// A record in it has a good checksum and no meaning.
-    #[error("record {index} of the safety log {path} cannot be read: {reason}. It was written by another version of this program: run that one")]
+    #[error(
+        "record {index} of the safety log {path} cannot be read: {reason}. It was written by another version of this program: run that one"
+    )]
     Record {
         /// The file.
         path: PathBuf,
@@ -117,7 +119,9 @@ impl Safety {
         })?;
         let _ = std::fs::remove_file(path.with_extension("fresh.lock"));
         let opened = Self::open(path, key, chain, meters)?;
-        opened.map(|(safety, _)| safety).ok_or_else(|| SafetyLogError::Missing { path: path.to_owned() }.into())
+        opened
+            .map(|(safety, _)| safety)
+            .ok_or_else(|| SafetyLogError::Missing { path: path.to_owned() }.into())
     }
 
     /// Writes down a turn's records; they are on the disk when this returns.
@@ -170,11 +174,20 @@ mod tests {
         // A leftover of an attempt that was cut short is no obstacle.
         std::fs::write(path.with_extension("fresh"), b"half").expect("writes");
         drop(Safety::replace_lost(&path, KEY, CHAIN, &meters, &silent).expect("made"));
-        let (mut safety, records) = Safety::open(&path, KEY, CHAIN, &meters).expect("readable").expect("there");
+        let (mut safety, records) = Safety::open(&path, KEY, CHAIN, &meters)
+            .expect("readable")
+            .expect("there");
         assert_eq!(records, silent);
         safety.remember(&[SafetyRecord::Silent(Epoch(5))]).expect("written");
         drop(safety);
-        assert_eq!(Safety::open(&path, KEY, CHAIN, &meters).expect("readable").expect("there").1.len(), 2);
+        assert_eq!(
+            Safety::open(&path, KEY, CHAIN, &meters)
+                .expect("readable")
+                .expect("there")
+                .1
+                .len(),
+            2
+        );
     }
 
     #[test]
@@ -183,7 +196,9 @@ mod tests {
         let path = dir.path().join("safety.log");
         let meters = Prepared::new().expect("meters").meters;
         Safety::create(&path, KEY, CHAIN).expect("made");
-        let (mut safety, _) = Safety::open(&path, KEY, CHAIN, &meters).expect("readable").expect("there");
+        let (mut safety, _) = Safety::open(&path, KEY, CHAIN, &meters)
+            .expect("readable")
+            .expect("there");
         let body = SafetyRecord::Transaction(vec![7; 1 << 20]);
         while !safety.wants_trimming() {
             assert!(safety.log.len_bytes() <= TRIM_MIN);
@@ -193,7 +208,9 @@ mod tests {
         assert!(!safety.wants_trimming());
         assert_eq!(meters.safety_log_rewrites.get(), 1);
         drop(safety);
-        let (_, records) = Safety::open(&path, KEY, CHAIN, &meters).expect("readable").expect("there");
+        let (_, records) = Safety::open(&path, KEY, CHAIN, &meters)
+            .expect("readable")
+            .expect("there");
         assert_eq!(records, [body]);
     }
 }

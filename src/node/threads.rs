@@ -83,7 +83,12 @@ impl Threads {
     /// Those that were not joined and still run.
     pub fn names(&self) -> Vec<String> {
         let state = self.lock();
-        state.running.iter().filter(|(_, handle)| !handle.is_finished()).map(|(name, _)| name.clone()).collect()
+        state
+            .running
+            .iter()
+            .filter(|(_, handle)| !handle.is_finished())
+            .map(|(name, _)| name.clone())
+            .collect()
     }
 
     /// The first failure, if any; once.

@@ -1,6 +1,6 @@
 //! From a checked transaction to the pool, and to its first vote.
 
-use super::{Dropped, Effects, Event, Replica, State, Verdict};
+use super::{Dropped, Effects, Event, Replica, Reply, State, Ticket, Verdict};
 use crate::{
     ledger::{CheckedTransaction, Overlay, TransactionError, View, ViewError, apply::validate},
     pool::{self, Admission, PoolError},
@@ -23,28 +23,31 @@ impl Replica {
         &mut self,
         now: Time,
         view: &dyn View,
+        ticket: Ticket,
         transaction: CheckedTransaction,
         effects: &mut Effects,
-    ) -> Result<Result<TxId, PoolError>, ViewError> {
+    ) -> Result<(), ViewError> {
         let txid = transaction.txid();
-        // A client that pays twice from one coin is told so; nobody else needs to hear of it.
-        if let Some((outpoint, by)) = self.pool.conflict(&transaction)
-            && !self.pool.contains(&txid)
+        let result = match self.pool.conflict(&transaction).filter(|_| !self.pool.contains(&txid)) {
+            // A client that pays twice from one coin is told so; nobody else needs to hear of it.
+            Some((outpoint, by)) => Err(PoolError::Conflict { outpoint, by }),
+            None => self.admit(now, view, &transaction, effects)?,
+        };
+        if let Err(PoolError::Invalid(TransactionError::UnknownInput(missing))) = result
+            && self.wait_for_parent(now, view, ticket, &transaction, missing)?
         {
-            self.counters.refused += 1;
-            return Ok(Err(PoolError::Conflict { outpoint, by }));
+            return Ok(());
         }
-        Ok(match self.admit(now, view, &transaction, effects)? {
-            Ok(Admission::New { .. }) => {
-                self.fresh.push(transaction);
-                Ok(txid)
-            }
-            Ok(Admission::Known) => Ok(txid),
-            Err(error) => {
-                self.counters.refused += 1;
-                Err(error)
-            }
-        })
+        match &result {
+            Ok(Admission::New { .. }) => self.fresh.push(transaction),
+            Ok(Admission::Known) => {}
+            Err(_) => self.counters.refused += 1,
+        }
+        effects.replies.push(Reply {
+            ticket,
+            result: result.map(|_| txid),
+        });
+        Ok(())
     }
 
     /// Peers pass transactions on.
@@ -102,6 +105,7 @@ impl Replica {
             self.counters.admitted += 1;
             self.payments.admit(transaction.clone());
             effects.events.push(Event::Accepted(txid));
+            self.awaiting.on_arrival(txid);
             let rate = pool::rate_milli(assessment.fee, transaction.bytes().len());
             self.finality
                 .on_transaction(now, transaction, rate, assessment.parents.is_empty());

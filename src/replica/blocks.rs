@@ -381,6 +381,7 @@ impl Replica {
                 self.ended.push(&self.payments, txid);
             }
             self.bodies_asked.remove(&txid);
+            self.awaiting.on_arrival(txid);
             for child in self.waiting.remove(&txid).unwrap_or_default() {
                 self.make_ready(child);
             }
@@ -436,7 +437,6 @@ impl Replica {
         self.unheard.clear();
         self.sealed = false;
         self.revive = true;
-        self.restore_votes(now, effects);
         // Whoever lost its log and only now catches up may have signed in the epoch that it has just reached.
         if let Some(silence @ (Silence::LostLog(_) | Silence::ForeignVotes(_))) = self.silence
             && !live

@@ -71,6 +71,7 @@ impl Replica {
         if now >= self.chores.ask {
             self.chores.ask = now.plus_ms(ASK_EVERY_MS);
             self.ask_around(now, effects);
+            self.give_up_orphans(now, effects);
         }
         if now >= self.chores.status {
             self.chores.status = now.plus_ms(STATUS_EVERY_MS);

@@ -9,11 +9,13 @@
 //! | `effects.rs` | what it wants done, and in which order |
 //! | `open.rs` | from a store and a safety log to a replica that contradicts neither |
 //! | `admission.rs` | from a checked transaction to the pool and its first vote |
+//! | `awaiting.rs` | clients' transactions that came before their parents |
 //! | `blocks.rs` | building, validating and committing blocks; leaving epochs |
 //! | `chores.rs` | noticing what was lost on the way, and asking for it |
 //! | `payments.rs`, `stats.rs` | what readers outside the loop see |
 
 mod admission;
+mod awaiting;
 mod blocks;
 mod chores;
 pub mod effects;
@@ -157,6 +159,7 @@ pub struct Replica {
     bodies_asked: BTreeSet<TxId>,
     next_request: u64,
     rng: ChaCha8Rng,
+    awaiting: awaiting::Awaiting,
     /// Admitted in this turn from clients, to be shown to everybody.
     fresh: Vec<CheckedTransaction>,
     /// A block was handed over to be written: what depends on it waits for the next call.
@@ -175,6 +178,7 @@ impl Replica {
             self.adopt_orphans(now, view, effects)?;
         }
         if std::mem::take(&mut self.revive) {
+            self.restore_votes(now, view, effects)?;
             self.revive_pending(view)?;
         }
         match input {
@@ -182,10 +186,7 @@ impl Replica {
                 let verdict = self.on_gossip(now, view, from, message, effects)?;
                 effects.verdicts.push((id, verdict));
             }
-            Input::Submit { ticket, transaction } => {
-                let result = self.on_submit(now, view, transaction, effects)?;
-                effects.replies.push(Reply { ticket, result });
-            }
+            Input::Submit { ticket, transaction } => self.on_submit(now, view, ticket, transaction, effects)?,
             Input::Request { ticket, request, .. } => {
                 let response = self.answer(view, request)?;
                 effects.send.push(Send::Answer { ticket, response });
@@ -210,6 +211,7 @@ impl Replica {
                 self.consensus.on_tick(now);
             }
         }
+        self.adopt(now, view, effects)?;
         self.do_chores(now, effects);
         self.settle_down(now, view, effects)
     }
@@ -233,7 +235,7 @@ impl Replica {
 
     /// When to call with [`Input::Tick`]; in the past: at once.
     pub fn deadline(&self) -> Option<Time> {
-        if self.wrote || self.revive || self.sync.has_blocks() {
+        if self.wrote || self.revive || self.sync.has_blocks() || self.awaiting.is_due() {
             return Some(Time(0));
         }
         [
@@ -543,7 +545,8 @@ impl Replica {
         {
             self.silence = None;
         }
-        let voting = self.own.is_some() && self.silence.is_none() && !self.sync.is_catching_up();
+        let remembers = self.silence.is_none() && !self.must_restore_votes();
+        let voting = self.own.is_some() && remembers && !self.sync.is_catching_up();
         self.finality.set_voting(now, voting);
         self.consensus.set_voting(voting);
         if voting != self.voting {

@@ -73,6 +73,7 @@ impl Replica {
             bodies_asked: BTreeSet::new(),
             next_request: 0,
             rng: ChaCha8Rng::seed_from_u64(setup.seed),
+            awaiting: super::awaiting::Awaiting::default(),
             fresh: Vec::new(),
             wrote: false,
             revive: false,
@@ -143,13 +144,24 @@ impl Replica {
         }
         self.silence = silent.filter(|until| *until >= epoch).map(Silence::LostLog);
         self.readmit(now, view, bodies)?;
-        self.restore_votes(now, effects);
+        self.restore_votes(now, view, effects)?;
         self.revive_pending(view)?;
         Ok(())
     }
 
+    /// Whether something said in the epoch that the store has reached is not yet taken back.
+    pub(super) fn must_restore_votes(&self) -> bool {
+        let epoch = self.finality.epoch();
+        self.later.iter().any(|record| match record {
+            SafetyRecord::Votes(VoteBatch { epoch: of, .. }) | SafetyRecord::Seal(EpochSeal { epoch: of, .. }) => {
+                *of == epoch
+            }
+            _ => false,
+        })
+    }
+
     /// Takes back what was said in the epoch that the store has reached.
-    pub(super) fn restore_votes(&mut self, now: Time, effects: &mut Effects) {
+    pub(super) fn restore_votes(&mut self, now: Time, view: &dyn View, effects: &mut Effects) -> Result<(), ViewError> {
         let epoch = self.finality.epoch();
         let mut batches: BTreeMap<u64, VoteBatch> = BTreeMap::new();
         for record in std::mem::take(&mut self.later) {
@@ -171,16 +183,24 @@ impl Replica {
                 _ => {}
             }
         }
+        let mut settled = BTreeSet::new();
+        for vote in batches.values().flat_map(|batch| &batch.votes) {
+            if view.location(&vote.txid)?.is_some() || view.rejected(&vote.txid)?.is_some() {
+                settled.insert(vote.txid);
+            }
+        }
         for batch in batches.into_values() {
             let (pool, orphans) = (&self.pool, &self.orphans);
             // A lock holds whether or not its inputs are known here again.
-            self.finality.restore(now, &batch, |txid| {
+            let body = |txid: &TxId| {
                 let pooled = pool.get(txid).zip(pool.rate_milli(txid));
                 pooled.or_else(|| orphans.get(txid).map(|orphan| (orphan.clone(), 0)))
-            });
+            };
+            self.finality.restore(now, &batch, |txid| settled.contains(txid), body);
             self.unheard.push(SafetyRecord::Votes(batch.clone()));
             effects.sign.push(Statement::Votes(batch));
         }
+        Ok(())
     }
 
     /// Puts remembered transactions back into the pool, parents first. What is settled is left out; what has an input
@@ -221,12 +241,7 @@ impl Replica {
     }
 
     /// Blocks have come that were lost: what waited for them goes back into the pool.
-    pub(super) fn adopt_orphans(
-        &mut self,
-        now: Time,
-        view: &dyn View,
-        effects: &mut Effects,
-    ) -> Result<(), ViewError> {
+    pub(super) fn adopt_orphans(&mut self, now: Time, view: &dyn View, effects: &mut Effects) -> Result<(), ViewError> {
         for (txid, orphan) in std::mem::take(&mut self.orphans) {
             let settled = view.location(&txid)?.is_some() || view.rejected(&txid)?.is_some();
             if settled || is_dead(view, &orphan)? {

@@ -197,8 +197,12 @@ impl KeyFile {
         // The parser's own words may quote the file, so only the field's name is repeated.
         let parsed: Form = toml::from_str(&text).map_err(|error| form(without_quotes(&error)))?;
         let mut seed = Zeroizing::new([0; 32]);
-        hex::decode_to_slice(&parsed.seed, seed.as_mut())
-            .map_err(|_| form(format!("the seed has {} characters, expected 64 hex digits", parsed.seed.len())))?;
+        hex::decode_to_slice(&parsed.seed, seed.as_mut()).map_err(|_| {
+            form(format!(
+                "the seed has {} characters, expected 64 hex digits",
+                parsed.seed.len()
+            ))
+        })?;
         let secret = SecretKey::from_seed(*seed);
         if secret.public() != parsed.public_key {
             return Err(KeyFileError::Mismatch {
@@ -223,7 +227,11 @@ impl KeyFile {
             }
         };
         let text = Zeroizing::new(self.text());
-        let created = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+        let created = fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(path);
         let mut file = created.map_err(|source| match source.kind() {
             io::ErrorKind::AlreadyExists => KeyFileError::Exists { path: path.to_owned() },
             _ => io("making")(source),
@@ -232,7 +240,9 @@ impl KeyFile {
         file.sync_all().map_err(io("syncing"))?;
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
         let directory = fs::File::open(parent.unwrap_or(Path::new(".")));
-        directory.and_then(|directory| directory.sync_all()).map_err(io("syncing the directory of"))
+        directory
+            .and_then(|directory| directory.sync_all())
+            .map_err(io("syncing the directory of"))
     }
 
     fn text(&self) -> String {
@@ -278,7 +288,12 @@ fn read_private(path: &Path) -> Result<Zeroizing<String>, KeyFileError> {
 
 fn without_quotes(error: &toml::de::Error) -> String {
     let message = error.message();
-    let safe = ["missing field", "unknown field", "unknown variant", "expected 64 hex digits"];
+    let safe = [
+        "missing field",
+        "unknown field",
+        "unknown variant",
+        "expected 64 hex digits",
+    ];
     match safe.iter().any(|start| message.starts_with(start)) {
         true => message.to_owned(),
         false => "it cannot be read as TOML with kind, public_key and seed".to_owned(),
@@ -304,7 +319,10 @@ mod tests {
         assert_eq!(mode, 0o600);
         let loaded = KeyFile::load(&path, KeyKind::Validator).expect("loads");
         assert_eq!(loaded.secret.seed(), key.secret.seed());
-        assert_ne!(KeyFile::generate(KeyKind::Node).public_key(), KeyFile::generate(KeyKind::Node).public_key());
+        assert_ne!(
+            KeyFile::generate(KeyKind::Node).public_key(),
+            KeyFile::generate(KeyKind::Node).public_key()
+        );
     }
 
     #[test]
@@ -320,12 +338,23 @@ mod tests {
     fn what_is_wrong_is_said_and_the_seed_is_not() {
         type Change = fn(&str) -> String;
         let rows: [(&str, Change); 7] = [
-            ("its seed belongs to", |text| text.replace("seed = \"", "seed = \"00").replacen("\"\n", "\"\n", 1)),
-            ("missing field `seed`", |text| text.lines().filter(|line| !line.starts_with("seed")).collect::<Vec<_>>().join("\n")),
+            ("its seed belongs to", |text| {
+                text.replace("seed = \"", "seed = \"00").replacen("\"\n", "\"\n", 1)
+            }),
+            ("missing field `seed`", |text| {
+                text.lines()
+                    .filter(|line| !line.starts_with("seed"))
+                    .collect::<Vec<_>>()
+                    .join("\n")
+            }),
             ("unknown field `sead`", |text| text.replace("seed =", "sead =")),
-            ("unknown variant `purse`", |text| text.replace("kind = \"wallet\"", "kind = \"purse\"")),
+            ("unknown variant `purse`", |text| {
+                text.replace("kind = \"wallet\"", "kind = \"purse\"")
+            }),
             ("it cannot be read as TOML", |text| text.replace("seed = \"", "seed = ")),
-            ("expected 64 hex digits", |text| text.replace("public_key = \"", "public_key = \"zz")),
+            ("expected 64 hex digits", |text| {
+                text.replace("public_key = \"", "public_key = \"zz")
+            }),
             ("64 hex digits", |text| text.replace("seed = \"", "seed = \"0")),
         ];
         for (expected, change) in rows {
@@ -333,7 +362,9 @@ mod tests {
             let mut text = change(&fs::read_to_string(&path).expect("readable"));
             if expected == "its seed belongs to" {
                 let other = KeyFile::generate(KeyKind::Wallet);
-                text = key.text().replace(&key.public_key().to_string(), &other.public_key().to_string());
+                text = key
+                    .text()
+                    .replace(&key.public_key().to_string(), &other.public_key().to_string());
             }
             fs::write(&path, text).expect("writes");
             let error = KeyFile::load(&path, KeyKind::Wallet).expect_err(expected).to_string();
@@ -348,7 +379,10 @@ mod tests {
             let (_dir, path, _) = saved(KeyKind::Validator);
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("changes");
             let error = KeyFile::load(&path, KeyKind::Validator).expect_err("readable by others");
-            assert!(matches!(error, KeyFileError::Readable { mode: m, .. } if m == mode), "{error}");
+            assert!(
+                matches!(error, KeyFileError::Readable { mode: m, .. } if m == mode),
+                "{error}"
+            );
         }
     }
 
@@ -356,7 +390,12 @@ mod tests {
     fn keys_are_not_shared_between_purposes() {
         let (_dir, path, _) = saved(KeyKind::Wallet);
         let error = KeyFile::load(&path, KeyKind::Validator).expect_err("a wallet's");
-        assert!(error.to_string().contains("holds a wallet key, expected a validator key"), "{error}");
+        assert!(
+            error
+                .to_string()
+                .contains("holds a wallet key, expected a validator key"),
+            "{error}"
+        );
     }
 
     #[test]

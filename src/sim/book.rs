@@ -106,7 +106,10 @@ impl Book {
 
     /// The others that spend one of its coins.
     pub fn rivals(&self, txid: &TxId) -> BTreeSet<TxId> {
-        let inputs = self.entries.get(txid).map_or(&[][..], |entry| entry.transaction.inputs());
+        let inputs = self
+            .entries
+            .get(txid)
+            .map_or(&[][..], |entry| entry.transaction.inputs());
         let spenders = inputs.iter().flat_map(|input| self.spenders(input));
         spenders.copied().filter(|spender| spender != txid).collect()
     }

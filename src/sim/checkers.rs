@@ -146,7 +146,11 @@ impl Checkers {
     }
 
     fn require(&self, holds: bool, checker: Checker, what: impl FnOnce() -> String) -> Verdict {
-        if holds { Ok(()) } else { Err(self.violation(checker, what())) }
+        if holds {
+            Ok(())
+        } else {
+            Err(self.violation(checker, what()))
+        }
     }
 
     /// Payments reported final by correct nodes.
@@ -188,10 +192,18 @@ impl Checkers {
         })?;
         let known = *self.blocks.entry(height).or_insert((block, tip.utxo_root));
         self.require(known.0 == block, Checker::Fork, || {
-            format!("height {height}: node {node} commits {}, others {}", block.short(), known.0.short())
+            format!(
+                "height {height}: node {node} commits {}, others {}",
+                block.short(),
+                known.0.short()
+            )
         })?;
         self.require(known.1 == tip.utxo_root, Checker::Divergence, || {
-            format!("height {height}: node {node} has root {}, others {}", tip.utxo_root.short(), known.1.short())
+            format!(
+                "height {height}: node {node} has root {}, others {}",
+                tip.utxo_root.short(),
+                known.1.short()
+            )
         })?;
         self.check_supply(node, before, batch)?;
         for txid in &applied.transactions {
@@ -207,11 +219,17 @@ impl Checkers {
                 format!("node {node}: block {height} rejects {}, which is final", txid.short())
             })?;
             self.require(!self.committed.contains_key(txid), Checker::Conflict, || {
-                format!("node {node}: block {height} rejects {}, which is in a block", txid.short())
+                format!(
+                    "node {node}: block {height} rejects {}, which is in a block",
+                    txid.short()
+                )
             })?;
             let contested = !book.rivals(txid).is_empty();
             self.require(contested || book.get(txid).is_none(), Checker::Liveness, || {
-                format!("node {node}: block {height} rejects {}, which has no rival", txid.short())
+                format!(
+                    "node {node}: block {height} rejects {}, which has no rival",
+                    txid.short()
+                )
             })?;
         }
         Ok(())
@@ -239,7 +257,11 @@ impl Checkers {
         for input in entry.transaction.inputs() {
             let other = *self.spent.entry(*input).or_insert(*txid);
             self.require(other == *txid, Checker::Conflict, || {
-                format!("node {node}: {} is {how}, and {} also spends {input}", txid.short(), other.short())
+                format!(
+                    "node {node}: {} is {how}, and {} also spends {input}",
+                    txid.short(),
+                    other.short()
+                )
             })?;
         }
         Ok(())
@@ -250,7 +272,10 @@ impl Checkers {
         let closed = u128::from(tip.height.0 / self.epoch_length);
         let scheduled = self.genesis_supply + self.issuance * closed;
         self.require(u128::from(tip.supply.0) == scheduled, Checker::Supply, || {
-            format!("node {node}: supply {} at height {}, scheduled {scheduled}", tip.supply.0, tip.height)
+            format!(
+                "node {node}: supply {} at height {}, scheduled {scheduled}",
+                tip.supply.0, tip.height
+            )
         })?;
         let sum = |coins: &[(OutPoint, crate::primitives::Coin)]| -> i128 {
             coins.iter().map(|(_, coin)| i128::from(coin.output.value.0)).sum()
@@ -258,7 +283,10 @@ impl Checkers {
         let free = |tip: &Tip| i128::from(tip.supply.0) - i128::from(tip.fees.0);
         let moved = sum(&batch.applied.created) - sum(&batch.applied.spent);
         self.require(moved == free(tip) - free(before), Checker::Supply, || {
-            format!("node {node}: block {} makes {moved} units more than it spends", tip.height)
+            format!(
+                "node {node}: block {} makes {moved} units more than it spends",
+                tip.height
+            )
         })
     }
 
@@ -280,7 +308,10 @@ impl Checkers {
                 let spoken = self.spoken.entry(change.validator).or_default();
                 let known = *spoken.changes.entry((change.height, change.round)).or_insert(digest);
                 self.require(known == digest, Checker::Contradiction, || {
-                    format!("node {node} signs two view changes to {}/{}", change.height, change.round)
+                    format!(
+                        "node {node} signs two view changes to {}/{}",
+                        change.height, change.round
+                    )
                 })
             }
             Gossip::Seal(seal) => {
@@ -392,14 +423,25 @@ impl Checkers {
         for input in inputs {
             let spoken = self.spoken.entry(batch.validator).or_default();
             let before = spoken.locks.insert((batch.epoch, *input), vote.txid);
-            // A rejection between the two frees the coin, once the validator has committed it.
-            let freed = |other: &TxId| self.rejected.get(other).is_some_and(|height| *height <= batch.height);
+            // Once the validator has committed a block that rejects the other, or that spends one of its coins
+            // otherwise, the coin is free.
+            let freed = |other: &TxId| {
+                self.impossible_since(book, other)
+                    .is_some_and(|height| height <= batch.height)
+            };
             let held = before.filter(|other| *other != vote.txid && !freed(other));
             self.require(held.is_none(), Checker::Contradiction, || {
                 format!("node {node} locks {input} for {} and for {held:?}", vote.txid.short())
             })?;
         }
         Ok(())
+    }
+
+    /// The block from which on a transaction can never be committed.
+    fn impossible_since(&self, book: &Book, txid: &TxId) -> Option<Height> {
+        let rivals = book.rivals(txid).into_iter();
+        let spent = rivals.filter_map(|rival| self.committed.get(&rival).copied());
+        spent.chain(self.rejected.get(txid).copied()).min()
     }
 
     /// Evidence against somebody correct.
@@ -413,7 +455,11 @@ impl Checkers {
     /// At the end: all coins of a node and its tip.
     pub fn on_coins(&self, node: usize, tip: &Tip, root: Hash, sum: u128) -> Verdict {
         self.require(root == tip.utxo_root, Checker::Divergence, || {
-            format!("node {node}: its coins have root {}, its tip says {}", root.short(), tip.utxo_root.short())
+            format!(
+                "node {node}: its coins have root {}, its tip says {}",
+                root.short(),
+                tip.utxo_root.short()
+            )
         })?;
         let free = u128::from(tip.supply.0) - u128::from(tip.fees.0);
         self.require(sum == free, Checker::Supply, || {

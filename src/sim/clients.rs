@@ -110,7 +110,14 @@ impl Clients {
     }
 
     /// Does something: what is to be submitted because of it.
-    pub fn act(&mut self, random: &mut Random, book: &mut Book, now: Micros, nodes: usize, rivals: u64) -> Vec<Submission> {
+    pub fn act(
+        &mut self,
+        random: &mut Random,
+        book: &mut Book,
+        now: Micros,
+        nodes: usize,
+        rivals: u64,
+    ) -> Vec<Submission> {
         if random.chance(70) && book.len() > 0 {
             return self.again(random, book, now, nodes);
         }
@@ -126,7 +133,9 @@ impl Clients {
         let transaction = self.build(random, &coins);
         self.record(book, &transaction, Purpose::Payment);
         let copies = if random.chance(200) { 3 } else { 1 };
-        (0..copies).map(|_| self.submit(random, now, nodes, &transaction)).collect()
+        (0..copies)
+            .map(|_| self.submit(random, now, nodes, &transaction))
+            .collect()
     }
 
     /// One or more free coins of one owner; the newest first, so that chains of payments grow.
@@ -136,7 +145,9 @@ impl Clients {
         let owner = self.coins[&first].owner;
         let mut coins = vec![first];
         if random.chance(120) {
-            let others = free.iter().filter(|coin| **coin != first && self.coins[coin].owner == owner);
+            let others = free
+                .iter()
+                .filter(|coin| **coin != first && self.coins[coin].owner == owner);
             coins.extend(others.take(random.index(3) + 1));
         }
         let total: u64 = coins.iter().map(|coin| self.coins[coin].value.0).sum();
@@ -179,7 +190,13 @@ impl Clients {
         book.add(transaction.clone(), purpose);
     }
 
-    fn submit(&mut self, random: &mut Random, at: Micros, nodes: usize, transaction: &CheckedTransaction) -> Submission {
+    fn submit(
+        &mut self,
+        random: &mut Random,
+        at: Micros,
+        nodes: usize,
+        transaction: &CheckedTransaction,
+    ) -> Submission {
         let (again, tries) = self.retry.entry(transaction.txid()).or_default();
         *again = at + random.between(SECOND, 3 * SECOND);
         *tries += 1;
@@ -199,12 +216,20 @@ impl Clients {
         nodes: usize,
         coins: &[OutPoint],
     ) -> Vec<Submission> {
-        let late = if random.chance(600) { 0 } else { random.below(2 * SECOND) };
+        let late = if random.chance(600) {
+            0
+        } else {
+            random.below(2 * SECOND)
+        };
         let rivals = if random.chance(150) { 3 } else { 2 };
         let mut submissions = Vec::new();
         for rival in 0..rivals {
             // A later rival may share only some of the coins.
-            let shared = if rival > 0 && random.chance(200) { &coins[..1] } else { coins };
+            let shared = if rival > 0 && random.chance(200) {
+                &coins[..1]
+            } else {
+                coins
+            };
             let transaction = self.build(random, shared);
             self.record(book, &transaction, Purpose::Rival);
             submissions.push(self.submit(random, now + rival * late, nodes, &transaction));

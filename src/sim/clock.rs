@@ -36,7 +36,10 @@ impl Clock {
     pub fn when(&self, time: Time, now: Micros) -> Micros {
         let ahead = i128::from(time.0) * 1000 - i128::from(self.start.0) * 1000 - i128::from(self.offset_us);
         let guess = ahead * 1_000_000 / (1_000_000 + i128::from(self.drift_ppm));
-        let mut instant = u64::try_from(guess.max(0)).unwrap_or(u64::MAX / 2).saturating_sub(2).max(now);
+        let mut instant = u64::try_from(guess.max(0))
+            .unwrap_or(u64::MAX / 2)
+            .saturating_sub(2)
+            .max(now);
         while self.read(instant) < time && instant < u64::MAX / 2 {
             instant += 1;
         }
@@ -66,7 +69,10 @@ mod tests {
                     let time = clock.read(now).plus_ms(ahead);
                     let instant = clock.when(time, now);
                     assert!(instant >= now && clock.read(instant) >= time);
-                    assert!(instant == now || clock.read(instant - 1) < time, "a later instant than needed");
+                    assert!(
+                        instant == now || clock.read(instant - 1) < time,
+                        "a later instant than needed"
+                    );
                 }
             }
         }

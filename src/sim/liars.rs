@@ -245,7 +245,11 @@ impl Liar {
                 Some(rival) if self.random.chance(600) => *rival,
                 _ => vote.txid,
             };
-            let kind = if self.random.chance(700) { vote.kind } else { self.any_kind() };
+            let kind = if self.random.chance(700) {
+                vote.kind
+            } else {
+                self.any_kind()
+            };
             votes.push(Vote { kind, txid });
         }
         vec![self.signed_votes(to, honest.epoch, honest.height, votes)]
@@ -351,7 +355,11 @@ impl Liar {
 
     fn junk(&mut self) -> Vec<u8> {
         let (height, round) = (
-            Height(self.height.0.saturating_add(*self.random.pick(&[0, 1, 2, 50, 1 << 40]).unwrap_or(&0))),
+            Height(
+                self.height
+                    .0
+                    .saturating_add(*self.random.pick(&[0, 1, 2, 50, 1 << 40]).unwrap_or(&0)),
+            ),
             Round(*self.random.pick(&[0, 1, 7, 1_000_000, u32::MAX]).unwrap_or(&0)),
         );
         let block = BlockId(self.random.bytes());

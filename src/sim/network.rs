@@ -1,9 +1,6 @@
 //! Links between nodes: delay, loss, duplicates, reordering, partitions. Nothing here is fair or in order.
 
-use super::{
-    clock::Micros,
-    random::Random,
-};
+use super::{clock::Micros, random::Random};
 
 /// How links behave at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +60,9 @@ impl Network {
         Self {
             nodes,
             weather,
-            distance: (0..nodes * nodes).map(|_| random.below(weather.min_delay * 3 + 1)).collect(),
+            distance: (0..nodes * nodes)
+                .map(|_| random.below(weather.min_delay * 3 + 1))
+                .collect(),
             cut: vec![false; nodes * nodes],
         }
     }
@@ -137,8 +136,15 @@ mod tests {
         assert!((2_800..3_200).contains(&lost), "{lost} of 10,000 lost");
         assert!((1_200..1_600).contains(&doubled), "{doubled} of 10,000 doubled");
         let first: Vec<Micros> = arrivals.iter().filter_map(|arrival| arrival.first().copied()).collect();
-        assert!(first.windows(2).any(|pair| pair[1] + 1_000 < pair[0]), "never overtaken");
-        assert!(first.iter().all(|delay| (100..=100 + 301 + 1_000 + 50_000).contains(delay)));
+        assert!(
+            first.windows(2).any(|pair| pair[1] + 1_000 < pair[0]),
+            "never overtaken"
+        );
+        assert!(
+            first
+                .iter()
+                .all(|delay| (100..=100 + 301 + 1_000 + 50_000).contains(delay))
+        );
     }
 
     #[test]

@@ -45,7 +45,11 @@ impl Random {
 
     /// One of several; `None` of none.
     pub fn pick<'a, T>(&mut self, all: &'a [T]) -> Option<&'a T> {
-        if all.is_empty() { None } else { Some(&all[self.index(all.len())]) }
+        if all.is_empty() {
+            None
+        } else {
+            Some(&all[self.index(all.len())])
+        }
     }
 
     /// Puts a slice into a random order.

@@ -306,7 +306,9 @@ impl Planner {
             };
             self.plan.troubles.push((at, trouble));
             let healed = at + self.random.between(SECOND / 5, 4 * SECOND);
-            self.plan.troubles.push((healed.min(self.plan.calm_from), Trouble::Heal));
+            self.plan
+                .troubles
+                .push((healed.min(self.plan.calm_from), Trouble::Heal));
         }
     }
 
@@ -510,7 +512,10 @@ mod tests {
 
     #[test]
     fn every_crash_point_is_reached() {
-        let crashes: Vec<Trouble> = (0..50).flat_map(|seed| plan(Scenario::Crash, seed).troubles).map(|(_, t)| t).collect();
+        let crashes: Vec<Trouble> = (0..50)
+            .flat_map(|seed| plan(Scenario::Crash, seed).troubles)
+            .map(|(_, t)| t)
+            .collect();
         for point in CrashPoint::ALL {
             let here = |trouble: &&Trouble| matches!(trouble, Trouble::Crash { point: at, .. } if *at == point);
             assert!(crashes.iter().filter(here).count() > 5, "{point:?}");

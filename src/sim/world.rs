@@ -15,8 +15,8 @@ use crate::{
     ledger::{CheckedTransaction, Commitment, Tip, View as _},
     pool,
     primitives::{
-        BlockId, Coin, Fault, Genesis, Gossip, LockHash, OutPoint, PeerId, Request, Response, SecretKey, Time, Validator,
-        ValidatorSet, hash::tagged, message::Electorate,
+        BlockId, Coin, Fault, Genesis, Gossip, LockHash, OutPoint, PeerId, Request, Response, SecretKey, Time,
+        Validator, ValidatorSet, hash::tagged, message::Electorate,
     },
     replica::{
         AnswerTicket, Effects, Event, GossipId, Input, Records, Replica, RequestId, SafetyRecord, Send, Setup, Ticket,
@@ -56,14 +56,45 @@ const CRASH_PATIENCE: Micros = SECOND / 2;
 
 /// What happens at an instant.
 enum Happening {
-    Turn { node: usize, plan: u64 },
-    Gossip { to: usize, from: usize, parcel: Rc<Parcel>, relayed: bool },
-    Ask { to: usize, from: usize, life: u64, id: RequestId, bytes: Vec<u8> },
-    Answer { to: usize, life: u64, from: usize, id: RequestId, bytes: Option<Vec<u8>> },
-    Peer { to: usize, peer: usize, up: bool },
-    Flush { node: usize, life: u64 },
-    Boot { node: usize },
-    CrashNow { node: usize },
+    Turn {
+        node: usize,
+        plan: u64,
+    },
+    Gossip {
+        to: usize,
+        from: usize,
+        parcel: Rc<Parcel>,
+        relayed: bool,
+    },
+    Ask {
+        to: usize,
+        from: usize,
+        life: u64,
+        id: RequestId,
+        bytes: Vec<u8>,
+    },
+    Answer {
+        to: usize,
+        life: u64,
+        from: usize,
+        id: RequestId,
+        bytes: Option<Vec<u8>>,
+    },
+    Peer {
+        to: usize,
+        peer: usize,
+        up: bool,
+    },
+    Flush {
+        node: usize,
+        life: u64,
+    },
+    Boot {
+        node: usize,
+    },
+    CrashNow {
+        node: usize,
+    },
     Submit(Submission),
     Client,
     Retries,
@@ -314,7 +345,9 @@ impl<'t> World<'t> {
                 return Err(self.checkers.violation(Checker::Liveness, what));
             }
         }
-        Err(self.checkers.violation(Checker::Liveness, "nothing is left to happen".to_owned()))
+        Err(self
+            .checkers
+            .violation(Checker::Liveness, "nothing is left to happen".to_owned()))
     }
 
     fn begin(&mut self) {
@@ -374,7 +407,9 @@ impl<'t> World<'t> {
             Happening::Submit(submission) => self.submit(submission),
             Happening::Client => {
                 let (nodes, rivals) = (self.machines.len(), self.plan.double_spends_per_mille);
-                let submissions = self.clients.act(&mut self.random, &mut self.book, self.now, nodes, rivals);
+                let submissions = self
+                    .clients
+                    .act(&mut self.random, &mut self.book, self.now, nodes, rivals);
                 self.schedule(submissions);
             }
             Happening::Retries => {
@@ -425,11 +460,7 @@ impl<'t> World<'t> {
         self.speak(node, effects)
     }
 
-    fn end_turn(
-        &mut self,
-        node: usize,
-        turn: impl FnOnce(&mut Self) -> Result<(), Stop>,
-    ) -> Result<(), Violation> {
+    fn end_turn(&mut self, node: usize, turn: impl FnOnce(&mut Self) -> Result<(), Stop>) -> Result<(), Violation> {
         match turn(self).and_then(|()| self.may_crash(node, CrashPoint::AfterTurn)) {
             Ok(()) => {
                 // Handling, syncing and signing take their time.
@@ -475,7 +506,11 @@ impl<'t> World<'t> {
 
     /// A tick when one is due, own statements of the last turn, and what waits, up to a limit.
     fn take_inputs(&mut self, node: usize, now: Time) -> Vec<Input> {
-        let limit = if self.random.chance(150) { 1 } else { self.random.between(4, 200) as usize };
+        let limit = if self.random.chance(150) {
+            1
+        } else {
+            self.random.between(4, 200) as usize
+        };
         let Some(process) = &mut self.machines[node].process else {
             return Vec::new();
         };
@@ -495,7 +530,10 @@ impl<'t> World<'t> {
         let Some(process) = &self.machines[node].process else {
             return Ok(());
         };
-        let before = process.store.tip().map_err(|error| self.stopped(node, &error.to_string()))?;
+        let before = process
+            .store
+            .tip()
+            .map_err(|error| self.stopped(node, &error.to_string()))?;
         let applied = process.store.apply(batch);
         applied.map_err(|error| self.stopped(node, &error.to_string()))?;
         let tip = &batch.applied.tip;
@@ -507,7 +545,9 @@ impl<'t> World<'t> {
             batch.applied.rejected.len(),
         );
         let round = batch.block.commit.round;
-        self.say(|| format!("node {node}: writes block {height}/{round} {block}: {transactions} paid, {rejected} rejected"));
+        self.say(|| {
+            format!("node {node}: writes block {height}/{round} {block}: {transactions} paid, {rejected} rejected")
+        });
         self.later_rounds.entry(height).or_insert(round.0 > 0);
         if self.machines[node].is_correct() {
             self.checkers.on_write(&self.book, node, &before, batch)?;
@@ -617,7 +657,10 @@ impl<'t> World<'t> {
         let due = if waits {
             Some(self.now)
         } else {
-            process.replica.deadline().map(|deadline| machine.clock.when(deadline, self.now))
+            process
+                .replica
+                .deadline()
+                .map(|deadline| machine.clock.when(deadline, self.now))
         };
         let Some(due) = due else { return };
         let due = due.max(machine.busy_until);
@@ -650,11 +693,26 @@ impl<'t> World<'t> {
             return Ok(());
         }
         // What must be remembered is counted on top of what the store holds for certain.
-        let flushed = if planted!(FlushTooEarly) { Ok(()) } else { process.store.flush() };
-        flushed.map_err(|error| self.checkers.violation(Checker::Stopped, format!("node {node}: {error}")))?;
-        let live: Vec<Vec<u8>> = process.replica.live_records().iter().map(SafetyRecord::encode).collect();
+        let flushed = if planted!(FlushTooEarly) {
+            Ok(())
+        } else {
+            process.store.flush()
+        };
+        flushed.map_err(|error| {
+            self.checkers
+                .violation(Checker::Stopped, format!("node {node}: {error}"))
+        })?;
+        let live: Vec<Vec<u8>> = process
+            .replica
+            .live_records()
+            .iter()
+            .map(SafetyRecord::encode)
+            .collect();
         let rewritten = self.machines[node].disk.log.rewrite(&live);
-        rewritten.map_err(|error| self.checkers.violation(Checker::Stopped, format!("node {node}: {error}")))
+        rewritten.map_err(|error| {
+            self.checkers
+                .violation(Checker::Stopped, format!("node {node}: {error}"))
+        })
     }
 
     // ---- what leaves -------------------------------------------------------------------------------------------
@@ -809,7 +867,10 @@ impl<'t> World<'t> {
             return Ok(());
         };
         if verdict == Verdict::Reject && self.machines[node].is_correct() && self.machines[from].is_correct() {
-            let what = format!("node {node} rejects what node {from} sent, made by node {}", parcel.author);
+            let what = format!(
+                "node {node} rejects what node {from} sent, made by node {}",
+                parcel.author
+            );
             return Err(self.checkers.violation(Checker::Blame, what).into());
         }
         if verdict == Verdict::Accept && self.plan.relay && self.machines[node].is_correct() {
@@ -842,7 +903,10 @@ impl<'t> World<'t> {
         match event {
             Event::Final(txid) => {
                 self.checkers.on_final(&self.book, node, txid)?;
-                let first = self.book.get_mut(txid).is_some_and(|entry| !mem::replace(&mut entry.final_, true));
+                let first = self
+                    .book
+                    .get_mut(txid)
+                    .is_some_and(|entry| !mem::replace(&mut entry.final_, true));
                 if first {
                     self.check_receipt(node, txid)?;
                 }
@@ -869,7 +933,9 @@ impl<'t> World<'t> {
             Some(receipt) => {
                 let set = self.electorate.of_epoch(receipt.epoch);
                 match receipt.verify(&self.electorate.chain, set) {
-                    Ok(()) if receipt.txid == *txid && receipt.kind == crate::primitives::VoteKind::Final => return Ok(()),
+                    Ok(()) if receipt.txid == *txid && receipt.kind == crate::primitives::VoteKind::Final => {
+                        return Ok(());
+                    }
                     Ok(()) => "it proves something else".to_owned(),
                     Err(error) => error.to_string(),
                 }
@@ -982,7 +1048,11 @@ impl<'t> World<'t> {
             return;
         };
         let id = PeerId(peer as u64);
-        let changed = if up { there && process.peers.insert(id) } else { process.peers.remove(&id) };
+        let changed = if up {
+            there && process.peers.insert(id)
+        } else {
+            process.peers.remove(&id)
+        };
         if changed {
             self.push(to, if up { Input::PeerUp(id) } else { Input::PeerDown(id) });
         }
@@ -1003,8 +1073,19 @@ impl<'t> World<'t> {
         };
         let ticket = Ticket(process.fresh());
         let number = ticket.0;
-        self.push(to, Input::Submit { ticket, transaction: clone(&transaction) });
-        self.say(|| format!("client: submits {} ({purpose:?}) to node {to}, ticket {number}", txid.short()));
+        self.push(
+            to,
+            Input::Submit {
+                ticket,
+                transaction: clone(&transaction),
+            },
+        );
+        self.say(|| {
+            format!(
+                "client: submits {} ({purpose:?}) to node {to}, ticket {number}",
+                txid.short()
+            )
+        });
     }
 
     // ---- faults ------------------------------------------------------------------------------------------------
@@ -1124,7 +1205,14 @@ impl<'t> World<'t> {
         for to in 0..self.machines.len() {
             if to != node {
                 let noticed = self.now + self.random.below(crash.down.min(SECOND));
-                self.at(noticed, Happening::Peer { to, peer: node, up: false });
+                self.at(
+                    noticed,
+                    Happening::Peer {
+                        to,
+                        peer: node,
+                        up: false,
+                    },
+                );
             }
         }
     }
@@ -1158,14 +1246,33 @@ impl<'t> World<'t> {
             self.checkers.violation(Checker::Stopped, what)
         })?;
         let height = store.tip().map(|tip| tip.height.0).unwrap_or_default();
-        self.say(|| format!("node {node}: starts at height {height}{}", if kept { "" } else { ", without its log" }));
+        self.say(|| {
+            format!(
+                "node {node}: starts at height {height}{}",
+                if kept { "" } else { ", without its log" }
+            )
+        });
         self.machines[node].process = Some(Process::new(replica, store));
         self.end_turn(node, |world| world.serve(node, &mut effects))?;
         for peer in 0..self.machines.len() {
             if peer != node && self.machines[peer].process.is_some() {
                 let at = self.now + self.random.below(SECOND / 10);
-                self.at(at, Happening::Peer { to: node, peer, up: true });
-                self.at(at, Happening::Peer { to: peer, peer: node, up: true });
+                self.at(
+                    at,
+                    Happening::Peer {
+                        to: node,
+                        peer,
+                        up: true,
+                    },
+                );
+                self.at(
+                    at,
+                    Happening::Peer {
+                        to: peer,
+                        peer: node,
+                        up: true,
+                    },
+                );
             }
         }
         self.at(self.now + SECOND / 3, Happening::Flush { node, life });
@@ -1207,7 +1314,10 @@ impl<'t> World<'t> {
         let flushed = process.store.flush();
         let height = process.store.height();
         process.trim |= trim;
-        flushed.map_err(|error| self.checkers.violation(Checker::Stopped, format!("node {node}: {error}")))?;
+        flushed.map_err(|error| {
+            self.checkers
+                .violation(Checker::Stopped, format!("node {node}: {error}"))
+        })?;
         self.push(node, Input::Flushed(height));
         self.at(next, Happening::Flush { node, life });
         Ok(())
@@ -1231,13 +1341,19 @@ impl<'t> World<'t> {
     // ---- the end -----------------------------------------------------------------------------------------------
 
     fn probe(&mut self) {
-        let Some(witness) = self.machines.iter().find(|machine| machine.is_correct() && machine.process.is_some()) else {
+        let Some(witness) = self
+            .machines
+            .iter()
+            .find(|machine| machine.is_correct() && machine.process.is_some())
+        else {
             return;
         };
         let Some(process) = &witness.process else { return };
         let exists = |coin: &OutPoint| matches!(process.store.coin(coin), Ok(Some(_)));
         let nodes = self.machines.len();
-        let submissions = self.clients.probe(&mut self.random, &mut self.book, self.now, nodes, exists);
+        let submissions = self
+            .clients
+            .probe(&mut self.random, &mut self.book, self.now, nodes, exists);
         self.schedule(submissions);
     }
 
@@ -1248,9 +1364,11 @@ impl<'t> World<'t> {
             let config = self.pool_config();
             let pool = process.replica.snapshot().pool;
             let node = machine.index;
-            self.checkers.on_memory(node, "bytes in the pool", pool.bytes, config.max_bytes as u64)?;
+            self.checkers
+                .on_memory(node, "bytes in the pool", pool.bytes, config.max_bytes as u64)?;
             let most = config.max_transactions as u64;
-            self.checkers.on_memory(node, "transactions in the pool", pool.pending, most)?;
+            self.checkers
+                .on_memory(node, "transactions in the pool", pool.pending, most)?;
         }
         let ends = self.plan.calm_from + CRASH_PATIENCE;
         if self.now > ends + SECOND {
@@ -1278,12 +1396,18 @@ impl<'t> World<'t> {
                 let must = self.book.is_expected(txid) || entry.final_ || entry.committed;
                 if must && !matches!(process.store.location(txid), Ok(Some(_))) {
                     let final_ = if entry.final_ { "final" } else { "not final" };
-                    return Some(format!("{:?} {} ({final_}) is not committed at node {node}", entry.purpose, txid.short()));
+                    return Some(format!(
+                        "{:?} {} ({final_}) is not committed at node {node}",
+                        entry.purpose,
+                        txid.short()
+                    ));
                 }
             }
             for coin in self.book.disputed_coins() {
                 if matches!(process.store.coin(&coin), Ok(Some(_))) {
-                    return Some(format!("contested coin {coin} is neither free nor spent at node {node}"));
+                    return Some(format!(
+                        "contested coin {coin} is neither free nor spent at node {node}"
+                    ));
                 }
             }
         }
@@ -1295,14 +1419,20 @@ impl<'t> World<'t> {
         for machine in self.machines.iter().filter(|machine| machine.is_correct()) {
             let node = machine.index;
             let Some(process) = &machine.process else { continue };
-            let broken = |error: String| self.checkers.violation(Checker::Stopped, format!("node {node}: {error}"));
+            let broken = |error: String| {
+                self.checkers
+                    .violation(Checker::Stopped, format!("node {node}: {error}"))
+            };
             let tip: Tip = process.store.tip().map_err(|error| broken(error.to_string()))?;
             let coins = coins_of(&machine.disk.tables).map_err(broken)?;
             let commitment = Commitment::of_coins(coins.iter().map(|(outpoint, coin)| (outpoint, coin)));
             let sum = coins.iter().map(|(_, coin)| u128::from(coin.output.value.0)).sum();
             self.checkers.on_coins(node, &tip, commitment.root(), sum)?;
             for (height, (block, _)) in self.checkers.blocks().range(..=tip.height) {
-                let stored = process.store.block(*height).map_err(|error| broken(error.to_string()))?;
+                let stored = process
+                    .store
+                    .block(*height)
+                    .map_err(|error| broken(error.to_string()))?;
                 let id = stored.map(|stored| stored.block.header.id(&self.electorate.chain));
                 if id != Some(*block) {
                     let what = format!("node {node} has {id:?} at height {height}, decided was {block}");
@@ -1317,7 +1447,9 @@ impl<'t> World<'t> {
 
 /// All coins, as they are stored.
 fn coins_of(tables: &MemoryBackend) -> Result<Vec<(OutPoint, Coin)>, String> {
-    let entries = tables.scan(Table::Coins, &[], usize::MAX).map_err(|error| error.to_string())?;
+    let entries = tables
+        .scan(Table::Coins, &[], usize::MAX)
+        .map_err(|error| error.to_string())?;
     entries
         .iter()
         .map(|(key, value)| {

@@ -26,11 +26,7 @@
 
 use super::backend::{Backend, Op, StoreError, StoreSize, Table};
 use crate::{
-    ledger::{
-        Batch, Commitment, Location, Tip, UTXO_BUCKETS, View, ViewError,
-        apply::genesis_tip,
-        view::Query,
-    },
+    ledger::{Batch, Commitment, Location, Tip, UTXO_BUCKETS, View, ViewError, apply::genesis_tip, view::Query},
     primitives::{
         Amount, BlockId, ChainId, Coin, CommittedBlock, DecodeError, Genesis, Hash, Height, LockHash, OutPoint, Output,
         Time, TxId, genesis::GenesisError, wire,
@@ -187,7 +183,9 @@ impl LedgerStore {
     }
 
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, ViewError> {
-        self.backend.get(table, key).map_err(|error| ViewError(error.to_string()))
+        self.backend
+            .get(table, key)
+            .map_err(|error| ViewError(error.to_string()))
     }
 
     fn coins(&self) -> MutexGuard<'_, CoinCache> {
@@ -226,7 +224,9 @@ impl View for LedgerStore {
         let Some(bytes) = self.get(Table::Transactions, &txid.0)? else {
             return Ok(None);
         };
-        read_location(&bytes).map(Some).map_err(|error| unreadable(Table::Transactions, &error))
+        read_location(&bytes)
+            .map(Some)
+            .map_err(|error| unreadable(Table::Transactions, &error))
     }
 
     fn rejected(&self, txid: &TxId) -> Result<Option<Height>, ViewError> {
@@ -237,7 +237,9 @@ impl View for LedgerStore {
         let Some(bytes) = self.block_bytes(height)? else {
             return Ok(None);
         };
-        CommittedBlock::decode(&bytes).map(Some).map_err(|error| unreadable(Table::Blocks, &error))
+        CommittedBlock::decode(&bytes)
+            .map(Some)
+            .map_err(|error| unreadable(Table::Blocks, &error))
     }
 
     fn bucket(&self, index: u16) -> Result<Option<Vec<u8>>, ViewError> {
@@ -292,10 +294,18 @@ fn found(backend: &dyn Backend, genesis: &Genesis, chain: &ChainId) -> Result<Ti
 }
 
 fn bucket_ops(commitment: &Commitment, coins: &[(OutPoint, Coin)]) -> Vec<Op> {
-    let used: std::collections::BTreeSet<u16> =
-        coins.iter().map(|(outpoint, _)| crate::ledger::commitment::bucket_of(&outpoint.txid)).collect();
+    let used: std::collections::BTreeSet<u16> = coins
+        .iter()
+        .map(|(outpoint, _)| crate::ledger::commitment::bucket_of(&outpoint.txid))
+        .collect();
     debug_assert!(used.iter().all(|index| usize::from(*index) < UTXO_BUCKETS));
-    let state = |index: &u16| Some(put(Table::Buckets, &index.to_be_bytes(), commitment.bucket(*index)?.to_bytes()));
+    let state = |index: &u16| {
+        Some(put(
+            Table::Buckets,
+            &index.to_be_bytes(),
+            commitment.bucket(*index)?.to_bytes(),
+        ))
+    };
     used.iter().filter_map(state).collect()
 }
 
@@ -304,7 +314,9 @@ fn check_marker(marker: &[u8], expected: &ChainId) -> Result<(), LedgerStoreErro
         height: Height(0),
         what: what.to_owned(),
     };
-    let (layout, found) = marker.split_first().ok_or_else(|| damaged("the chain's marker is empty"))?;
+    let (layout, found) = marker
+        .split_first()
+        .ok_or_else(|| damaged("the chain's marker is empty"))?;
     if *layout != LAYOUT {
         return Err(LedgerStoreError::Layout { found: *layout });
     }
@@ -338,16 +350,25 @@ fn check_last_block(backend: &dyn Backend, chain: &ChainId) -> Result<Tip, Ledge
     let header = &block.block.header;
     let (id, certified) = (header.id(chain), block.commit.block);
     if id != tip.block || certified != tip.block {
-        let what = format!("the tip is {}, the stored block {id}, its certificate is for {certified}", tip.block);
+        let what = format!(
+            "the tip is {}, the stored block {id}, its certificate is for {certified}",
+            tip.block
+        );
         return Err(damaged(height, what));
     }
     if header.height != height || header.time != tip.time {
-        let what = format!("the tip is of {}, the stored block of height {} and {}", tip.time, header.height, header.time);
+        let what = format!(
+            "the tip is of {}, the stored block of height {} and {}",
+            tip.time, header.height, header.time
+        );
         return Err(damaged(height, what));
     }
     let indexed = backend.get(Table::BlockIds, &id.0)?;
     if indexed.as_deref() != Some(&height.0.to_be_bytes()) {
-        return Err(damaged(height, "the last block is missing in the index of block ids".into()));
+        return Err(damaged(
+            height,
+            "the last block is missing in the index of block ids".into(),
+        ));
     }
     Ok(tip)
 }
@@ -449,7 +470,9 @@ fn tip_bytes(tip: &Tip) -> Vec<u8> {
     bytes.extend_from_slice(&tip.utxo_root.0);
     bytes.extend_from_slice(&tip.supply.0.to_be_bytes());
     bytes.extend_from_slice(&tip.fees.0.to_be_bytes());
-    tip.signed.iter().for_each(|count| bytes.extend_from_slice(&count.to_be_bytes()));
+    tip.signed
+        .iter()
+        .for_each(|count| bytes.extend_from_slice(&count.to_be_bytes()));
     bytes
 }
 

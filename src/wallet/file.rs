@@ -162,7 +162,10 @@ impl Wallet {
     fn parse(path: &Path, text: &str) -> Result<Self, String> {
         let form: FileForm = serde_json::from_str(text).map_err(|error| error.to_string())?;
         if form.version != VERSION {
-            return Err(format!("version {}, this program knows version {VERSION}", form.version));
+            return Err(format!(
+                "version {}, this program knows version {VERSION}",
+                form.version
+            ));
         }
         let key = |form: &KeyForm| {
             let mut seed = Zeroizing::new([0; 32]);
@@ -348,7 +351,10 @@ mod tests {
         let path = dir.path().join("wallet.json");
         Wallet::create(&path, "ltime", vec![Key::random("main")]).expect("creates");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("sets");
-        assert!(matches!(Wallet::open(&path), Err(WalletError::Exposed { mode: 0o644, .. })));
+        assert!(matches!(
+            Wallet::open(&path),
+            Err(WalletError::Exposed { mode: 0o644, .. })
+        ));
     }
 
     #[test]
@@ -358,8 +364,14 @@ mod tests {
             ("{", "EOF"),
             (r#"{"version":9,"network":"ltime","keys":[]}"#, "version 9"),
             (r#"{"version":1,"network":"ltime","keys":[]}"#, "no keys"),
-            (r#"{"version":1,"network":"ltime","keys":[{"label":"a","seed":"zz"}]}"#, "key 'a'"),
-            (r#"{"version":1,"network":"ltime","keys":[],"more":1}"#, "unknown field `more`"),
+            (
+                r#"{"version":1,"network":"ltime","keys":[{"label":"a","seed":"zz"}]}"#,
+                "key 'a'",
+            ),
+            (
+                r#"{"version":1,"network":"ltime","keys":[],"more":1}"#,
+                "unknown field `more`",
+            ),
         ];
         for (text, expected) in rows {
             let reason = Wallet::parse(path, text).expect_err("wrong");

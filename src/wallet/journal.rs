@@ -445,7 +445,10 @@ mod tests {
         let second_line = whole.iter().position(|byte| *byte == b'\n').expect("two lines") + 10;
         damaged[second_line] ^= 1;
         fs::write(&path, damaged).expect("writes");
-        assert!(matches!(Journal::open(&path, &CHAIN), Err(JournalError::Line { line: 2, .. })));
+        assert!(matches!(
+            Journal::open(&path, &CHAIN),
+            Err(JournalError::Line { line: 2, .. })
+        ));
     }
 
     #[test]
@@ -456,7 +459,10 @@ mod tests {
         assert!(matches!(Journal::open(&path, &CHAIN), Err(JournalError::InUse(_))));
         drop(journal);
         let other = ChainId([8; 32]);
-        assert!(matches!(Journal::open(&path, &other), Err(JournalError::Chain { found: CHAIN, .. })));
+        assert!(matches!(
+            Journal::open(&path, &other),
+            Err(JournalError::Chain { found: CHAIN, .. })
+        ));
     }
 
     #[test]

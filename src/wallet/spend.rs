@@ -61,7 +61,9 @@ pub enum SpendError {
         reserved: usize,
     },
     /// Enough money, in too many small coins.
-    #[error("the coins are too small: the {MAX_INPUTS} largest hold {largest} TIME, {needed} TIME are needed with the fee; pay yourself in parts first")]
+    #[error(
+        "the coins are too small: the {MAX_INPUTS} largest hold {largest} TIME, {needed} TIME are needed with the fee; pay yourself in parts first"
+    )]
     TooManyCoins {
         /// What the largest coins hold together.
         largest: Amount,
@@ -164,9 +166,7 @@ fn signers<'a>(wallet: &'a Wallet, inputs: &[Spendable]) -> Result<Signers<'a>, 
             signers.keys.push(&key.secret);
             continue;
         }
-        let policy = wallet
-            .policy_of(&coin.lock)
-            .ok_or(SpendError::NotOurs(coin.outpoint))?;
+        let policy = wallet.policy_of(&coin.lock).ok_or(SpendError::NotOurs(coin.outpoint))?;
         let mut own: Vec<&SecretKey> = wallet
             .keys()
             .iter()
@@ -279,11 +279,7 @@ fn sign(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        ledger::check,
-        primitives::TxId,
-        wallet::file::Key,
-    };
+    use crate::{ledger::check, primitives::TxId, wallet::file::Key};
     use proptest::prelude::*;
 
     const CHAIN: ChainId = ChainId([7; 32]);
@@ -324,7 +320,12 @@ mod tests {
     fn the_largest_coin_is_spent_first_and_reserved_ones_never() {
         let (_dir, wallet) = wallet(1);
         let own = wallet.keys()[0].lock;
-        let coins = [coin(1, 5_000, own), coin(2, 90_000, own), coin(3, 20_000, own), coin(4, 999_999, LockHash([8; 32]))];
+        let coins = [
+            coin(1, 5_000, own),
+            coin(2, 90_000, own),
+            coin(3, 20_000, own),
+            coin(4, 999_999, LockHash([8; 32])),
+        ];
         let none = BTreeSet::new();
         let first = plan(&wallet, &CHAIN, &coins, &none, None, &order(1_000, own)).expect("enough");
         assert_eq!(first.transaction.inputs(), [coins[1].outpoint]);
@@ -334,7 +335,11 @@ mod tests {
         let refused = plan(&wallet, &CHAIN, &coins, &reserved, None, &order(80_000, own)).expect_err("too much");
         assert!(matches!(
             refused,
-            SpendError::Insufficient { available: Amount(25_000), reserved: 1, .. }
+            SpendError::Insufficient {
+                available: Amount(25_000),
+                reserved: 1,
+                ..
+            }
         ));
     }
 
@@ -342,7 +347,14 @@ mod tests {
     fn change_that_does_not_pay_for_itself_goes_to_the_fee() {
         let (_dir, wallet) = wallet(1);
         let own = wallet.keys()[0].lock;
-        let plain = plan(&wallet, &CHAIN, &[coin(1, 100_000, own)], &BTreeSet::new(), None, &order(1_000, own));
+        let plain = plan(
+            &wallet,
+            &CHAIN,
+            &[coin(1, 100_000, own)],
+            &BTreeSet::new(),
+            None,
+            &order(1_000, own),
+        );
         let size = plain.expect("enough").transaction.bytes().len() as u64;
         // Enough for the payment without change, not for the bytes of the change too.
         let tight = coin(1, 1_000 + size - 20, own);
@@ -378,7 +390,14 @@ mod tests {
         let shared = wallet.add_policy("shared", policy.clone()).expect("adds").lock;
         let coins = [coin(1, 100_000, shared)];
         let plan_from = |wallet: &Wallet| {
-            plan(wallet, &CHAIN, &coins, &BTreeSet::new(), Some(&shared), &order(1_000, shared))
+            plan(
+                wallet,
+                &CHAIN,
+                &coins,
+                &BTreeSet::new(),
+                Some(&shared),
+                &order(1_000, shared),
+            )
         };
         let plan = plan_from(&wallet).expect("enough keys");
         assert_eq!(plan.transaction.witnesses().len(), 2);

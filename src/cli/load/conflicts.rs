@@ -103,7 +103,11 @@ pub(super) async fn run(
         std::fs::write(path, text).with_context(|| format!("{} cannot be written", path.display()))?;
     }
     ensure!(summary.both_final == 0, "{} pairs were both final", summary.both_final);
-    ensure!(summary.open == 0, "{} pairs did not settle alike on all nodes", summary.open);
+    ensure!(
+        summary.open == 0,
+        "{} pairs did not settle alike on all nodes",
+        summary.open
+    );
     ensure!(
         summary.late == 0,
         "{} pairs took longer than {} s to settle",
@@ -141,7 +145,11 @@ impl Summary {
         say!("pairs              {:>6}", self.pairs)?;
         say!("first committed    {:>6}", self.first_committed)?;
         say!("second committed   {:>6}", self.second_committed)?;
-        say!("both rejected      {:>6}, coin spent again {}", self.freed, self.freed_and_spent_again)?;
+        say!(
+            "both rejected      {:>6}, coin spent again {}",
+            self.freed,
+            self.freed_and_spent_again
+        )?;
         say!("not settled alike  {:>6}", self.open)?;
         say!("both final         {:>6}", self.both_final)?;
         say!("later than {} s     {:>6}", SETTLED_WITHIN.as_secs(), self.late)?;
@@ -180,7 +188,8 @@ async fn follow(target: &Target, signer: &KeySigner, number: usize, coin: Coin) 
     } else {
         futures::future::join(submit(&first, number + 1), submit(&second, number))
     };
-    let (answers, (end, settled)) = futures::future::join(answers, settle(target, &first.txid, &second.txid, started)).await;
+    let (answers, (end, settled)) =
+        futures::future::join(answers, settle(target, &first.txid, &second.txid, started)).await;
     let respent = match end {
         End::Free => Some(is_final(&submit(&rival(target, signer, coin, 3), number).await)),
         _ => None,

@@ -173,7 +173,11 @@ fn schedule(
     while next < total {
         let now = Instant::now();
         let passed = now.saturating_duration_since(start).as_secs_f64();
-        let reached = if now < start { 0 } else { ((passed * rate) as u64 + 1).min(total) };
+        let reached = if now < start {
+            0
+        } else {
+            ((passed * rate) as u64 + 1).min(total)
+        };
         if reached <= next {
             let wait = (start + Duration::from_secs_f64(next as f64 / rate)).saturating_duration_since(now);
             thread::sleep(wait.max(GATHER));
@@ -346,7 +350,10 @@ impl<'a> Engine<'a> {
             return;
         }
         for slot in 0..self.slots.len() {
-            let orphaned = self.slots[slot].current.as_ref().is_some_and(|(_, _, lane)| !self.up[*lane]);
+            let orphaned = self.slots[slot]
+                .current
+                .as_ref()
+                .is_some_and(|(_, _, lane)| !self.up[*lane]);
             if !orphaned {
                 continue;
             }
@@ -504,7 +511,12 @@ impl<'a> Engine<'a> {
                 tokio::time::sleep(Duration::from_millis(500)).await;
             }
         }
-        self.figures.lost = self.open.iter().filter(|(_, (_, is_final))| *is_final).map(|(txid, _)| *txid).collect();
+        self.figures.lost = self
+            .open
+            .iter()
+            .filter(|(_, (_, is_final))| *is_final)
+            .map(|(txid, _)| *txid)
+            .collect();
     }
 }
 

@@ -44,7 +44,12 @@ pub(super) struct Args {
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     coins: Option<u32>,
     /// Wallet that the payers' coins are taken from.
-    #[arg(long = "wallet", visible_alias = "faucet", env = "TIMECOIN_WALLET", value_name = "FILE")]
+    #[arg(
+        long = "wallet",
+        visible_alias = "faucet",
+        env = "TIMECOIN_WALLET",
+        value_name = "FILE"
+    )]
     wallet: PathBuf,
     /// After the load, wait for blocks at most so long.
     #[arg(long, default_value_t = 60, value_name = "SECONDS")]
@@ -133,7 +138,11 @@ async fn drive(args: &Args) -> anyhow::Result<()> {
     let funded = payers::fund(&target, &wallet, &payers, coins).await?;
     let signing = payers::sign_ahead(&target, payers, funded, total);
     let signed = signing.wait().await;
-    say!("signed {} payments beforehand in {:.1} s", signed.payments, signed.seconds)?;
+    say!(
+        "signed {} payments beforehand in {:.1} s",
+        signed.payments,
+        signed.seconds
+    )?;
     let plan = engine::Plan {
         rate: args.rate,
         total,

@@ -4,10 +4,8 @@ use super::Target;
 use crate::{
     api::client::Client,
     primitives::{
-        Amount, ChainId, LockHash, OutPoint, Output, SecretKey, Transaction, TransactionBody, TxId,
-        keys::KeySigner,
-        limits::MAX_OUTPUTS,
-        transaction,
+        Amount, ChainId, LockHash, OutPoint, Output, SecretKey, Transaction, TransactionBody, TxId, keys::KeySigner,
+        limits::MAX_OUTPUTS, transaction,
     },
     proto::{self, Wait},
     wallet::{
@@ -114,7 +112,9 @@ pub(in crate::cli) async fn fund(
     let all = futures::future::try_join_all(transactions.iter().enumerate().map(deliver));
     let mut height = 0;
     for submitted in all.await.context("funding the payers")? {
-        let block = submitted.height.context("a funding payment was not in a block in time")?;
+        let block = submitted
+            .height
+            .context("a funding payment was not in a block in time")?;
         height = height.max(block.0);
     }
     for client in &target.clients {
@@ -187,12 +187,7 @@ pub(in crate::cli) struct Prepared {
 }
 
 /// Signs a payment: one coin in, `outputs` out.
-pub(in crate::cli) fn sign(
-    chain: &ChainId,
-    signer: &KeySigner,
-    input: OutPoint,
-    outputs: Vec<Output>,
-) -> Prepared {
+pub(in crate::cli) fn sign(chain: &ChainId, signer: &KeySigner, input: OutPoint, outputs: Vec<Output>) -> Prepared {
     let body = TransactionBody {
         inputs: vec![input],
         outputs,
@@ -318,7 +313,13 @@ impl Part {
             let these = self.coins.len().min(usize::try_from(left).unwrap_or(usize::MAX));
             let mut payments = Vec::with_capacity(these);
             for (index, coin) in self.coins.iter_mut().enumerate().take(these) {
-                payments.push(next_payment(&self.chain, &self.payers, self.first + index, coin, self.fee));
+                payments.push(next_payment(
+                    &self.chain,
+                    &self.payers,
+                    self.first + index,
+                    coin,
+                    self.fee,
+                ));
             }
             self.signed.fetch_add(payments.len() as u64, Ordering::Relaxed);
             if sender.send(payments).is_err() {
@@ -412,7 +413,11 @@ mod tests {
                     None => coins(5)[index].outpoint,
                 };
                 assert_eq!(payment.inputs(), [expected]);
-                assert!(payment.bytes().len() as u64 <= PAYMENT_BYTES, "{}", payment.bytes().len());
+                assert!(
+                    payment.bytes().len() as u64 <= PAYMENT_BYTES,
+                    "{}",
+                    payment.bytes().len()
+                );
             }
         }
     }

@@ -150,8 +150,16 @@ impl Report {
             ),
             to_final: Percentiles::of(&figures.to_final),
             to_committed: Percentiles::of(&figures.to_committed),
-            refused: figures.refused.iter().map(|(key, (count, _))| (key.clone(), *count)).collect(),
-            examples: figures.refused.iter().map(|(key, (_, text))| (key.clone(), text.clone())).collect(),
+            refused: figures
+                .refused
+                .iter()
+                .map(|(key, (count, _))| (key.clone(), *count))
+                .collect(),
+            examples: figures
+                .refused
+                .iter()
+                .map(|(key, (_, text))| (key.clone(), text.clone()))
+                .collect(),
             retried: figures.retried.clone(),
             signed_beforehand: signed.payments,
             signing_seconds: signed.seconds,
@@ -168,7 +176,11 @@ impl Report {
         say!("offered    {:>9}  {:>10.1} /s", self.offered, self.offered_per_second)?;
         say!("accepted   {:>9}", self.accepted)?;
         say!("final      {:>9}  {:>10.1} /s", self.finals, self.final_per_second)?;
-        say!("committed  {:>9}  {:>10.1} /s", self.committed, self.committed_per_second)?;
+        say!(
+            "committed  {:>9}  {:>10.1} /s",
+            self.committed,
+            self.committed_per_second
+        )?;
         say!("submit→final      {}", self.to_final.text())?;
         say!("submit→committed  {}", self.to_committed.text())?;
         for (reason, count) in &self.refused {
@@ -178,13 +190,22 @@ impl Report {
         for (reason, count) in &self.retried {
             say!("retried    {count:>9}  {reason}")?;
         }
-        for (what, count) in [("unfinished", self.unfinished), ("skipped", self.skipped), ("late", self.late)] {
+        for (what, count) in [
+            ("unfinished", self.unfinished),
+            ("skipped", self.skipped),
+            ("late", self.late),
+        ] {
             if count != 0 {
                 say!("{what:<10} {count:>9}")?;
             }
         }
         let conditions = &self.conditions;
-        say!("conditions: {} cores, {}, {}", conditions.cores, conditions.cpu, conditions.os)?;
+        say!(
+            "conditions: {} cores, {}, {}",
+            conditions.cores,
+            conditions.cpu,
+            conditions.os
+        )?;
         say!(
             "  {} validators, payments offered to {}; {} build of {}; nodes run {}",
             conditions.validators,

@@ -63,7 +63,11 @@ impl Children {
     pub(super) fn check(&mut self) -> anyhow::Result<()> {
         for (number, (child, log)) in self.children.iter_mut().enumerate() {
             if let Some(status) = child.try_wait()? {
-                bail!("validator {number} has ended ({status}); the end of {}:\n{}", log.display(), tail(log));
+                bail!(
+                    "validator {number} has ended ({status}); the end of {}:\n{}",
+                    log.display(),
+                    tail(log)
+                );
             }
         }
         Ok(())
@@ -86,8 +90,14 @@ impl Children {
                 Ok(Ok(status)) => failed.push(format!("validator {number} ended with {status}:\n{}", tail(log))),
                 Ok(Err(error)) => failed.push(format!("validator {number}: {error}")),
                 Err(_) => {
-                    child.kill().await.with_context(|| format!("validator {number} cannot be killed"))?;
-                    failed.push(format!("validator {number} did not stop within {} s", STOP_WITHIN.as_secs()));
+                    child
+                        .kill()
+                        .await
+                        .with_context(|| format!("validator {number} cannot be killed"))?;
+                    failed.push(format!(
+                        "validator {number} did not stop within {} s",
+                        STOP_WITHIN.as_secs()
+                    ));
                 }
             }
         }

@@ -5,8 +5,7 @@ use crate::{
     cli::now,
     node,
     primitives::{
-        Amount, Genesis, LockHash, Output, Params, PublicKey, Validator, ValidatorSet,
-        amount::UNITS_PER_TIME,
+        Amount, Genesis, LockHash, Output, Params, PublicKey, Validator, ValidatorSet, amount::UNITS_PER_TIME,
     },
     signer::{KeyFile, KeyKind},
     wallet::{Wallet, file::Key},
@@ -84,7 +83,8 @@ impl Layout {
         if dir.join(INDEX).exists() {
             return Self::open(dir);
         }
-        Self::create(dir, validators).with_context(|| format!("the test network cannot be written to {}", dir.display()))
+        Self::create(dir, validators)
+            .with_context(|| format!("the test network cannot be written to {}", dir.display()))
     }
 
     fn open(dir: &Path) -> anyhow::Result<Self> {
@@ -161,7 +161,10 @@ impl Layout {
             if other.peers != node.peers {
                 let peer = libp2p::identity::ed25519::PublicKey::try_from_bytes(&identity.0)?;
                 let peer = libp2p::identity::PublicKey::from(peer).to_peer_id();
-                others.push(format!("{:?}", format!("/ip4/127.0.0.1/tcp/{}/p2p/{peer}", other.peers.port())));
+                others.push(format!(
+                    "{:?}",
+                    format!("/ip4/127.0.0.1/tcp/{}/p2p/{peer}", other.peers.port())
+                ));
             }
         }
         Ok(format!(

@@ -41,7 +41,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "SECONDS")]
     duration: Option<u64>,
     /// What the validators log, in the language of `RUST_LOG`.
-    #[arg(long, default_value = "info", value_name = "FILTER")]
+    #[arg(long, default_value = "info,libp2p_gossipsub=error", value_name = "FILTER")]
     log: String,
 }
 
@@ -82,7 +82,11 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
 async fn operate(args: &Args, layout: &Layout, children: &mut Children) -> anyhow::Result<()> {
     let started = Instant::now();
     await_ready(layout, children).await?;
-    say!("all {} validators are ready after {:.1} s", layout.nodes.len(), started.elapsed().as_secs_f64())?;
+    say!(
+        "all {} validators are ready after {:.1} s",
+        layout.nodes.len(),
+        started.elapsed().as_secs_f64()
+    )?;
     if let Some(payments) = args.payments {
         return pay::verdict(layout, children, payments as usize).await;
     }

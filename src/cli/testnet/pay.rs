@@ -68,12 +68,19 @@ pub(super) async fn verdict(layout: &Layout, children: &mut Children, count: usi
         receipts += 1;
         latencies.saturating_record(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX));
     }
-    say!("final      {count}, submit→final {}", report::Percentiles::of(&latencies).text())?;
+    say!(
+        "final      {count}, submit→final {}",
+        report::Percentiles::of(&latencies).text()
+    )?;
     say!("receipts   {receipts} checked offline against the genesis")?;
     for client in &clients {
         await_committed(client, &payments).await?;
     }
-    say!("committed  {count} on all {} validators after {:.1} s", clients.len(), started.elapsed().as_secs_f64())?;
+    say!(
+        "committed  {count} on all {} validators after {:.1} s",
+        clients.len(),
+        started.elapsed().as_secs_f64()
+    )?;
     let height = same_chain(&clients).await?;
     say!("one chain  all validators have the same block at height {height}")?;
     children.check()?;
@@ -89,7 +96,11 @@ async fn prepare(
     let chain = genesis.chain_id();
     let own = wallet.keys().first().context("the faucet has no key")?.lock;
     let coins = client.coins(&own, count).await?;
-    ensure!(coins.len() == count, "the faucet has {} coins left, {count} are needed", coins.len());
+    ensure!(
+        coins.len() == count,
+        "the faucet has {} coins left, {count} are needed",
+        coins.len()
+    );
     let payee = new_lock();
     coins
         .iter()
@@ -125,12 +136,24 @@ fn prepare_one(
 }
 
 fn check_final(submitted: &Submitted, txid: &TxId, genesis: &Genesis) -> anyhow::Result<()> {
-    ensure!(submitted.txid == *txid, "the node answered for {} instead of {txid}", submitted.txid);
-    ensure!(submitted.reached, "payment {txid} is {:?} after {} s", submitted.state, PATIENCE.as_secs());
+    ensure!(
+        submitted.txid == *txid,
+        "the node answered for {} instead of {txid}",
+        submitted.txid
+    );
+    ensure!(
+        submitted.reached,
+        "payment {txid} is {:?} after {} s",
+        submitted.state,
+        PATIENCE.as_secs()
+    );
     // A block may have it before its Final votes are here: a receipt comes only from votes.
     match &submitted.receipt {
         Some(found) => receipt::verify(found, genesis, Some(txid)),
-        None => bail!("payment {txid} is {:?}, but its node has no receipt for it", submitted.state),
+        None => bail!(
+            "payment {txid} is {:?}, but its node has no receipt for it",
+            submitted.state
+        ),
     }
 }
 
@@ -142,7 +165,11 @@ async fn await_committed(client: &Client, payments: &[(TxId, Vec<u8>)]) -> anyho
             if answer.is_some_and(|answer| answer.state() == PaymentState::Committed) {
                 break;
             }
-            ensure!(Instant::now() < deadline, "payment {txid} is in no block after {} s", PATIENCE.as_secs());
+            ensure!(
+                Instant::now() < deadline,
+                "payment {txid} is in no block after {} s",
+                PATIENCE.as_secs()
+            );
             tokio::time::sleep(LOOK).await;
         }
     }
@@ -160,6 +187,9 @@ async fn same_chain(clients: &[Client]) -> anyhow::Result<u64> {
         let block = client.block(Which::Height(lowest.max(1)), false).await?;
         ids.insert(block.map(|block| block.block_id));
     }
-    ensure!(ids.len() == 1, "the validators have different blocks at height {lowest}");
+    ensure!(
+        ids.len() == 1,
+        "the validators have different blocks at height {lowest}"
+    );
     Ok(lowest)
 }

@@ -49,17 +49,26 @@ pub(super) fn hints(layout: &Layout) -> std::io::Result<()> {
     }
     let (faucet, genesis) = (layout.faucet(), layout.genesis());
     let nodes = layout.addresses();
-    let first = layout.nodes.first().map_or_else(String::new, |node| node.api.to_string());
+    let first = layout
+        .nodes
+        .first()
+        .map_or_else(String::new, |node| node.api.to_string());
     say!()?;
     say!("try, in another terminal:")?;
     say!("  export TIMECOIN_NODE={nodes}")?;
     say!("  timecoin wallet --wallet mine.json new --network ltime")?;
     say!("  timecoin wallet --wallet {} balance", faucet.display())?;
-    say!("  timecoin wallet --wallet {} send --to ADDRESS --amount 12.5 --receipt receipt.json", faucet.display())?;
+    say!(
+        "  timecoin wallet --wallet {} send --to ADDRESS --amount 12.5 --receipt receipt.json",
+        faucet.display()
+    )?;
     say!("  timecoin receipt verify receipt.json --genesis {}", genesis.display())?;
     say!("  timecoin query --node {first} status")?;
     say!("  timecoin query --node {first} watch")?;
-    say!("  timecoin load --wallet {} --rate 1000 --duration 10", faucet.display())?;
+    say!(
+        "  timecoin load --wallet {} --rate 1000 --duration 10",
+        faucet.display()
+    )?;
     say!()
 }
 
@@ -71,11 +80,7 @@ struct Row {
 }
 
 /// Draws until the time is up or a validator has ended.
-pub(super) async fn watch(
-    layout: &Layout,
-    children: &mut Children,
-    duration: Option<Duration>,
-) -> anyhow::Result<()> {
+pub(super) async fn watch(layout: &Layout, children: &mut Children, duration: Option<Duration>) -> anyhow::Result<()> {
     let clients = layout.clients()?;
     let in_place = std::io::stdout().is_terminal();
     let (sender, mut probes) = mpsc::channel(1_000);
@@ -124,11 +129,14 @@ fn note(row: &mut Row, latency: Duration) {
     if row.latency.len() >= PROBES_KEPT {
         row.latency.reset();
     }
-    row.latency.saturating_record(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX));
+    row.latency
+        .saturating_record(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX));
 }
 
 async fn refresh(clients: &[Client], children: &Children, rows: &mut [Row]) {
-    let statuses = clients.iter().map(|client| tokio::time::timeout(STATUS_PATIENCE, client.status()));
+    let statuses = clients
+        .iter()
+        .map(|client| tokio::time::timeout(STATUS_PATIENCE, client.status()));
     let statuses = futures::future::join_all(statuses).await;
     for ((row, status), pid) in rows.iter_mut().zip(statuses).zip(children.pids()) {
         row.status = status.ok().and_then(Result::ok);
@@ -249,7 +257,10 @@ mod tests {
         };
         note(&mut row, Duration::from_micros(2_500));
         let text = line(3, &row);
-        assert!(text.contains("1234") && text.contains("2.5") && text.ends_with("ready"), "{text}");
+        assert!(
+            text.contains("1234") && text.contains("2.5") && text.ends_with("ready"),
+            "{text}"
+        );
         let column = |name: &str| HEADER.find(name).expect("a column") + name.len();
         assert_eq!(text[..column("height")].trim_end().len(), column("height"));
         assert_eq!(&text[column("memory MB") - 2..column("memory MB")], "99");

@@ -361,8 +361,8 @@ impl BlockRules<'_> {
         for transaction in &self.content.transactions {
             let txid = transaction.txid();
             self.refuse_rejected(&txid)?;
-            let fee = match validate(coins, self.params, transaction) {
-                Ok(fee) => fee,
+            let (fee, spent) = match transaction::judge(coins, self.params, transaction) {
+                Ok(judged) => judged,
                 Err(TransactionError::View(error)) => return Err(error.into()),
                 Err(error) => {
                     // A committed transaction has spent its inputs, so this is the only way to meet one, and looking
@@ -371,7 +371,7 @@ impl BlockRules<'_> {
                     return Err(BlockError::Transaction { txid, error });
                 }
             };
-            coins.apply(transaction)?;
+            coins.apply_known(transaction, spent);
             fees = fees.checked_add(fee).ok_or(BlockError::Transaction {
                 txid,
                 error: TransactionError::InputOverflow,

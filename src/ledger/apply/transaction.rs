@@ -99,6 +99,15 @@ pub fn validate(
     params: &Params,
     transaction: &CheckedTransaction,
 ) -> Result<Amount, TransactionError> {
+    judge(coins, params, transaction).map(|(fee, _)| fee)
+}
+
+/// [`validate`], with the coins that it has read: whoever spends them next need not read them again.
+pub(super) fn judge(
+    coins: &Overlay<'_>,
+    params: &Params,
+    transaction: &CheckedTransaction,
+) -> Result<(Amount, Vec<(OutPoint, Coin)>), TransactionError> {
     let spent: Vec<(OutPoint, Coin)> = transaction
         .inputs()
         .iter()
@@ -120,7 +129,7 @@ pub fn validate(
     if u128::from(fee.0) < required(size, rate) {
         return Err(TransactionError::FeeTooLow { fee, size, rate });
     }
-    Ok(fee)
+    Ok((fee, spent))
 }
 
 /// Witnesses and policies by the locks they open, and whether anything needs them.

@@ -40,7 +40,9 @@ impl Bench {
             ..crate::network::Config::default()
         };
         let cancel = CancellationToken::new();
-        let network = crate::network::spawn(config, [2; 32], [3; 32], cancel.clone()).await.expect("starts");
+        let network = crate::network::spawn(config, [2; 32], [3; 32], cancel.clone())
+            .await
+            .expect("starts");
         let store = LedgerStore::open(Arc::new(MemoryBackend::new()), &genesis).expect("opens");
         let (blocks, _) = BlockServer::new(Arc::new(store), network.commands.clone());
         let checker = Checker {
@@ -131,7 +133,9 @@ fn submit(bytes: Vec<u8>) -> (Job, oneshot::Receiver<Result<TxId, SubmitError>>)
 #[tokio::test]
 async fn right_and_wrong_are_told_apart_within_one_batch() {
     let bench = Bench::new(100).await;
-    let Gossip::Votes(mut forged) = bench.votes() else { panic!() };
+    let Gossip::Votes(mut forged) = bench.votes() else {
+        panic!()
+    };
     forged.sequence = 7;
     let mut bent = bench.payment(2);
     let last = bent.len() - 1;
@@ -160,7 +164,13 @@ async fn right_and_wrong_are_told_apart_within_one_batch() {
         .collect();
     reached.sort_unstable();
     assert_eq!(reached, [(1, "transactions"), (3, "votes"), (5, "status")]);
-    assert_eq!((bench.checker.meters.checked.get(), bench.checker.meters.check_refused.get()), (3, 3));
+    assert_eq!(
+        (
+            bench.checker.meters.checked.get(),
+            bench.checker.meters.check_refused.get()
+        ),
+        (3, 3)
+    );
     assert_eq!(bench.checker.meters.faults_hostile.get(), 3);
 }
 
@@ -191,7 +201,13 @@ async fn what_is_too_much_is_turned_away_and_counted() {
         request: network::RequestId(1),
         payload: payload.into(),
     };
-    assert!(bench.checker.jobs.offer((0..5).map(|_| response(vec![0; LARGE_ANSWER + 1]))).is_empty());
+    assert!(
+        bench
+            .checker
+            .jobs
+            .offer((0..5).map(|_| response(vec![0; LARGE_ANSWER + 1])))
+            .is_empty()
+    );
     turn_away(refused, &bench.checker.commands, &bench.checker.meters);
     assert!(matches!(answer.await.expect("answered"), Err(SubmitError::Overloaded)));
     let meters = &bench.checker.meters;
@@ -216,7 +232,11 @@ async fn a_wrong_answer_counts_as_none() {
     let items = bench.check();
     assert!(matches!(
         &items[..],
-        [Item::Response { from: PeerId(4), request: network::RequestId(8), answer: None }]
+        [Item::Response {
+            from: PeerId(4),
+            request: network::RequestId(8),
+            answer: None
+        }]
     ));
 }
 
@@ -232,10 +252,22 @@ async fn questions_for_blocks_do_not_reach_the_loop_and_others_do() {
         from: Height(1),
         max_count: 5,
     };
-    bench.checker.jobs.offer([ask(1, blocks), ask(2, Request::Transactions(vec![TxId([1; 32])]))]);
+    bench
+        .checker
+        .jobs
+        .offer([ask(1, blocks), ask(2, Request::Transactions(vec![TxId([1; 32])]))]);
     let items = bench.check();
     assert!(
-        matches!(&items[..], [Item::Input(Input::Request { ticket: AnswerTicket(2), .. }, _)]),
+        matches!(
+            &items[..],
+            [Item::Input(
+                Input::Request {
+                    ticket: AnswerTicket(2),
+                    ..
+                },
+                _
+            )]
+        ),
         "{items:?}"
     );
 }

@@ -6,7 +6,10 @@ use toml::Value;
 
 /// Sections in the order they are shown, with a sentence on each.
 const SECTIONS: [(&str, &str); 8] = [
-    ("", "Paths in the file are relative to the file; in variables and flags to the working directory."),
+    (
+        "",
+        "Paths in the file are relative to the file; in variables and flags to the working directory.",
+    ),
     ("network", "Peers, over libp2p."),
     ("api", "Clients, over gRPC."),
     ("http", "For monitoring: /metrics, /healthz and /readyz."),
@@ -18,46 +21,118 @@ const SECTIONS: [(&str, &str); 8] = [
 
 /// Every key and what it means.
 const HELP: &[(&str, &str)] = &[
-    ("data_dir", "Directory for the store, the safety log and the network key. Never copy it to a second machine that runs: two validators with one key contradict each other."),
+    (
+        "data_dir",
+        "Directory for the store, the safety log and the network key. Never copy it to a second machine that runs: two validators with one key contradict each other.",
+    ),
     ("genesis", "The genesis file: the same on all nodes of a network."),
-    ("validator_key", "Key file of the validator. Leave it out on a node that does not vote."),
+    (
+        "validator_key",
+        "Key file of the validator. Leave it out on a node that does not vote.",
+    ),
     ("network.listen", "Addresses to listen on, TCP or QUIC."),
-    ("network.bootstrap", "Peers to keep a connection to, as /ip4/192.0.2.1/tcp/7310 or /dns4/seed.example.org/tcp/7310; /p2p/<identity> at the end makes sure of whom it is."),
-    ("network.max_connections", "Connections in all; bootstrap peers given with their identity are let in beyond it."),
-    ("network.max_per_peer", "Connections with one peer; at least 2, or two nodes that dial each other at once may lose both."),
-    ("network.max_per_address", "Connections opened by others from one IPv4 address or IPv6 /64; loopback is not counted."),
+    (
+        "network.bootstrap",
+        "Peers to keep a connection to, as /ip4/192.0.2.1/tcp/7310 or /dns4/seed.example.org/tcp/7310; /p2p/<identity> at the end makes sure of whom it is.",
+    ),
+    (
+        "network.max_connections",
+        "Connections in all; bootstrap peers given with their identity are let in beyond it.",
+    ),
+    (
+        "network.max_per_peer",
+        "Connections with one peer; at least 2, or two nodes that dial each other at once may lose both.",
+    ),
+    (
+        "network.max_per_address",
+        "Connections opened by others from one IPv4 address or IPv6 /64; loopback is not counted.",
+    ),
     ("network.max_pending_inbound", "Handshakes of others in progress."),
     ("network.max_pending_outbound", "Dials in progress."),
-    ("network.max_process_memory_mb", "Memory of the process, in MB, above which no new connection is taken; 0 for no limit."),
-    ("network.max_requests_per_peer", "Requests under way with one peer, in each direction."),
-    ("network.max_requests", "Requests under way with all peers, in each direction."),
-    ("network.request_timeout_ms", "How long a request may take, in milliseconds."),
+    (
+        "network.max_process_memory_mb",
+        "Memory of the process, in MB, above which no new connection is taken; 0 for no limit.",
+    ),
+    (
+        "network.max_requests_per_peer",
+        "Requests under way with one peer, in each direction.",
+    ),
+    (
+        "network.max_requests",
+        "Requests under way with all peers, in each direction.",
+    ),
+    (
+        "network.request_timeout_ms",
+        "How long a request may take, in milliseconds.",
+    ),
     ("network.max_events", "Messages that may wait for the node."),
     ("network.max_event_mb", "Their size in MB."),
-    ("network.ping_interval_ms", "How often connections are probed, in milliseconds; one that does not answer within the same time is closed."),
-    ("network.identify_timeout_ms", "How long a new connection may take to say of which chain it is, in milliseconds."),
-    ("network.redial_min_ms", "Shortest delay before a lost bootstrap peer is dialed again, in milliseconds."),
+    (
+        "network.ping_interval_ms",
+        "How often connections are probed, in milliseconds; one that does not answer within the same time is closed.",
+    ),
+    (
+        "network.identify_timeout_ms",
+        "How long a new connection may take to say of which chain it is, in milliseconds.",
+    ),
+    (
+        "network.redial_min_ms",
+        "Shortest delay before a lost bootstrap peer is dialed again, in milliseconds.",
+    ),
     ("network.redial_max_ms", "Longest such delay, in milliseconds."),
     ("network.ban_base_ms", "How long a first ban lasts, in milliseconds."),
     ("network.ban_max_ms", "How long any ban lasts at most, in milliseconds."),
     ("api.listen", "Where to listen for gRPC."),
-    ("api.max_connections", "Connections at a time; further ones are closed at once."),
-    ("api.max_streams_per_connection", "Calls that one connection may have under way."),
+    (
+        "api.max_connections",
+        "Connections at a time; further ones are closed at once.",
+    ),
+    (
+        "api.max_streams_per_connection",
+        "Calls that one connection may have under way.",
+    ),
     ("api.max_request_bytes", "Bytes of a message that is taken in."),
-    ("api.max_waiters", "Submissions that may wait for finality or a block at a time, over all clients."),
-    ("api.max_in_flight_per_stream", "Submissions of one SubmitStream that may be unanswered at a time."),
+    (
+        "api.max_waiters",
+        "Submissions that may wait for finality or a block at a time, over all clients.",
+    ),
+    (
+        "api.max_in_flight_per_stream",
+        "Submissions of one SubmitStream that may be unanswered at a time.",
+    ),
     ("api.max_subscribers", "Subscriptions to events at a time."),
-    ("api.max_reads", "Reads of the store at a time; more wait for their turn."),
+    (
+        "api.max_reads",
+        "Reads of the store at a time; more wait for their turn.",
+    ),
     ("http.listen", "Where /metrics, /healthz and /readyz are served."),
-    ("log.filter", "What is logged, in the language of RUST_LOG: info, or info,timecoin::replica=debug."),
+    (
+        "log.filter",
+        "What is logged, in the language of RUST_LOG: info, or info,timecoin::replica=debug.",
+    ),
     ("log.format", "text for people, json for machines."),
-    ("pool.max_transactions", "Payments held at most; the lowest fee rate goes first."),
+    (
+        "pool.max_transactions",
+        "Payments held at most; the lowest fee rate goes first.",
+    ),
     ("pool.max_bytes", "Bytes of memory that they may take."),
     ("store.cache_bytes", "Bytes of memory for pages of the database."),
-    ("store.generation_bytes", "Bytes that gather in memory before they move into the database; up to four times as much is used. More means fewer writes and a longer start."),
-    ("store.coin_cache_bytes", "Bytes of memory for coins used lately; 0 for none."),
-    ("check.threads", "Threads that check payments, beside one for votes and blocks; 0: half the cores, at least one."),
-    ("check.max_waiting", "Messages and submissions that may wait to be checked; more are turned away."),
+    (
+        "store.generation_bytes",
+        "Bytes that gather in memory before they move into the database; up to four times as much is used. More means fewer writes and a longer start.",
+    ),
+    (
+        "store.coin_cache_bytes",
+        "Bytes of memory for coins used lately; 0 for none.",
+    ),
+    (
+        "check.threads",
+        "Threads that check payments, beside one for votes and blocks; 0: half the cores, at least one.",
+    ),
+    (
+        "check.max_waiting",
+        "Messages and submissions that may wait to be checked; more are turned away.",
+    ),
     ("check.max_waiting_bytes", "Their size in bytes."),
 ];
 
@@ -92,7 +167,12 @@ pub fn example() -> String {
         for (key, help) in HELP.iter().filter(|(key, _)| section_of(key) == section) {
             // Optional: shown, but not set.
             let mark = if *key == "validator_key" { "# " } else { "" };
-            let _ = write!(text, "\n# {help}\n{mark}{} = {}\n", name_of(key), written(defaults.get(*key)));
+            let _ = write!(
+                text,
+                "\n# {help}\n{mark}{} = {}\n",
+                name_of(key),
+                written(defaults.get(*key))
+            );
         }
     }
     text
@@ -111,7 +191,10 @@ pub fn markdown() -> String {
     );
     for (section, about) in SECTIONS {
         let title = if section.is_empty() { "Top level" } else { section };
-        let _ = write!(text, "\n## {title}\n\n{about}\n\n| key | default | variable | meaning |\n|---|---|---|---|\n");
+        let _ = write!(
+            text,
+            "\n## {title}\n\n{about}\n\n| key | default | variable | meaning |\n|---|---|---|---|\n"
+        );
         for (key, help) in HELP.iter().filter(|(key, _)| section_of(key) == section) {
             let default = match *key {
                 "validator_key" => "none".to_owned(),

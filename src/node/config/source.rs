@@ -152,7 +152,9 @@ impl Merged {
             if !self.template.contains_key(&key) && !key.contains('.') {
                 let near = nearest(&key, self.template.keys());
                 if edits(&key, near) <= SLIP {
-                    warnings.push(format!("environment variable {variable} is no setting and is ignored; {near} is one"));
+                    warnings.push(format!(
+                        "environment variable {variable} is no setting and is ignored; {near} is one"
+                    ));
                 }
                 continue;
             }
@@ -216,7 +218,9 @@ impl Merged {
 
     fn form(&self, error: &toml::de::Error) -> ConfigError {
         let offset = error.span().map_or(0, |span| span.start);
-        let key = DeTable::parse(&self.text).ok().and_then(|table| key_at(table.get_ref(), offset));
+        let key = DeTable::parse(&self.text)
+            .ok()
+            .and_then(|table| key_at(table.get_ref(), offset));
         ConfigError::Form {
             origin: self.at(line(&self.text, offset)),
             key: key.unwrap_or_else(|| "the file".into()),
@@ -291,9 +295,15 @@ fn typed(template: &Value, text: &str) -> Result<Value, String> {
     match template {
         Value::Integer(_) => {
             let digits = text.replace('_', "");
-            digits.parse().map(Value::Integer).map_err(|_| format!("'{text}', expected a whole number"))
+            digits
+                .parse()
+                .map(Value::Integer)
+                .map_err(|_| format!("'{text}', expected a whole number"))
         }
-        Value::Boolean(_) => text.parse().map(Value::Boolean).map_err(|_| format!("'{text}', expected true or false")),
+        Value::Boolean(_) => text
+            .parse()
+            .map(Value::Boolean)
+            .map_err(|_| format!("'{text}', expected true or false")),
         Value::Array(_) if text.trim_start().starts_with('[') => {
             let parsed: Result<Table, _> = toml::from_str(&format!("list = {text}"));
             let list = parsed.ok().and_then(|mut table| table.remove("list"));
@@ -325,7 +335,9 @@ fn insert(table: &mut Table, key: &str, value: Value) -> Result<(), String> {
 
 /// The known key with the fewest edits from `key`.
 fn nearest<'a>(key: &str, known: impl Iterator<Item = &'a String>) -> &'a str {
-    known.min_by_key(|candidate| edits(key, candidate)).map_or("", String::as_str)
+    known
+        .min_by_key(|candidate| edits(key, candidate))
+        .map_or("", String::as_str)
 }
 
 fn edits(a: &str, b: &str) -> usize {

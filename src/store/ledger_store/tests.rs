@@ -7,7 +7,10 @@ use crate::{
         Block, BlockCertificate, Params, Phase, Round, SecretKey, Transaction, TransactionBody, Validator,
         ValidatorSet, message::Electorate,
     },
-    store::{memory::MemoryBackend, sled_backend::{SledBackend, SledOptions}},
+    store::{
+        memory::MemoryBackend,
+        sled_backend::{SledBackend, SledOptions},
+    },
 };
 
 const COIN: u64 = 1_000_000;
@@ -84,8 +87,17 @@ impl Maker {
         let tip = store.tip().expect("readable");
         let (params, last_commit) = (&self.genesis.params, self.last.clone());
         let now = tip.time.plus_ms(1_000);
-        let header =
-            apply::build_header(&tip, params, &self.electorate, 0, now, &checked, &[], &[], last_commit.as_ref());
+        let header = apply::build_header(
+            &tip,
+            params,
+            &self.electorate,
+            0,
+            now,
+            &checked,
+            &[],
+            &[],
+            last_commit.as_ref(),
+        );
         let content = Content {
             header: header.clone(),
             transactions: checked,
@@ -180,9 +192,15 @@ fn a_block_changes_everything_at_once_and_survives_reopening() {
             assert_eq!(store.coin(&first).expect("readable"), None);
             assert_eq!(store.block(Height(1)).expect("readable").as_ref(), Some(&batch.block));
             assert_eq!(store.block(Height(3)).expect("readable"), None);
-            assert_eq!(store.height_of(&batch.applied.block).expect("readable"), Some(Height(1)));
+            assert_eq!(
+                store.height_of(&batch.applied.block).expect("readable"),
+                Some(Height(1))
+            );
             for (txid, index) in batch.applied.transactions.iter().zip(0..) {
-                let location = Location { height: Height(1), index };
+                let location = Location {
+                    height: Height(1),
+                    index,
+                };
                 assert_eq!(store.location(txid).expect("readable"), Some(location));
                 assert_eq!(store.rejected(txid).expect("readable"), None);
             }
@@ -244,7 +262,8 @@ fn a_cached_coin_does_not_outlive_its_spending() {
     let store = LedgerStore::open(Arc::new(MemoryBackend::new()), &maker.genesis).expect("opens");
     let spent = maker.outpoint(2);
     // A reader that began before the block and ends after it.
-    let (generation, coin) = (store.coins().generation, store.coin(&spent).expect("readable").expect("unspent"));
+    let generation = store.coins().generation;
+    let coin = store.coin(&spent).expect("readable").expect("unspent");
     let payment = maker.pay(spent, 0, 7, COIN);
     let batch = maker.block(&store, &[payment]);
     store.apply(&batch).expect("follows");
@@ -262,7 +281,10 @@ fn the_cache_is_bounded() {
         },
         height: Height(0),
     };
-    let outpoint = |index| OutPoint { txid: TxId([1; 32]), index };
+    let outpoint = |index| OutPoint {
+        txid: TxId([1; 32]),
+        index,
+    };
     for index in 0..1_000 {
         cache.insert(outpoint(index), coin);
         assert!(cache.young.len() + cache.old.len() <= 10);
@@ -284,8 +306,12 @@ fn another_genesis_is_refused() {
 fn a_store_that_contradicts_itself_is_refused() {
     type Damage = (&'static str, fn(&LedgerStore, &Batch) -> Op);
     let rows: [Damage; 6] = [
-        ("the last block is missing", |_, _| delete(Table::Blocks, &1u64.to_be_bytes())),
-        ("the last block cannot be read", |_, _| put(Table::Blocks, &1u64.to_be_bytes(), vec![9; 40])),
+        ("the last block is missing", |_, _| {
+            delete(Table::Blocks, &1u64.to_be_bytes())
+        }),
+        ("the last block cannot be read", |_, _| {
+            put(Table::Blocks, &1u64.to_be_bytes(), vec![9; 40])
+        }),
         ("there is no tip", |_, _| delete(Table::Meta, TIP_KEY)),
         ("the tip cannot be read", |_, batch| {
             let mut bytes = tip_bytes(&batch.applied.tip);
@@ -297,7 +323,9 @@ fn a_store_that_contradicts_itself_is_refused() {
             tip.block.0[0] ^= 1;
             put(Table::Meta, TIP_KEY, tip_bytes(&tip))
         }),
-        ("index of block ids", |_, batch| delete(Table::BlockIds, &batch.applied.block.0)),
+        ("index of block ids", |_, batch| {
+            delete(Table::BlockIds, &batch.applied.block.0)
+        }),
     ];
     for (expected, damage) in rows {
         let backend = Arc::new(MemoryBackend::new());
@@ -319,7 +347,10 @@ fn a_store_interrupted_while_it_was_made_is_made_again() {
     let unmarked = vec![delete(Table::Meta, CHAIN_KEY), delete(Table::Meta, TIP_KEY)];
     backend.apply(unmarked).expect("writes");
     let store = LedgerStore::open(backend, &genesis).expect("opens");
-    assert_eq!(store.tip().expect("readable"), genesis_tip(&genesis).expect("a genesis").0);
+    assert_eq!(
+        store.tip().expect("readable"),
+        genesis_tip(&genesis).expect("a genesis").0
+    );
 }
 
 #[test]
@@ -328,7 +359,9 @@ fn a_newer_layout_is_refused() {
     let genesis = genesis(1_000);
     drop(LedgerStore::open(backend.clone(), &genesis).expect("opens"));
     let marker = [&[LAYOUT + 1][..], &genesis.chain_id().0].concat();
-    backend.apply(vec![put(Table::Meta, CHAIN_KEY, marker)]).expect("writes");
+    backend
+        .apply(vec![put(Table::Meta, CHAIN_KEY, marker)])
+        .expect("writes");
     let error = LedgerStore::open(backend, &genesis).err().expect("unknown layout");
     assert!(matches!(error, LedgerStoreError::Layout { found } if found == LAYOUT + 1));
 }
@@ -353,9 +386,24 @@ fn the_bytes_on_disk_are_golden() {
             hash.update((value.len() as u32).to_be_bytes());
             hash.update(value);
         }
-        format!("{} {} {}", table.name(), entries.len(), &hex::encode(hash.finalize())[..16])
+        format!(
+            "{} {} {}",
+            table.name(),
+            entries.len(),
+            &hex::encode(hash.finalize())[..16]
+        )
     };
     let found: Vec<String> = Table::ALL.into_iter().map(digest).collect();
-    let expected = [""; 9];
+    let expected = [
+        "meta 2 a377e544a36709f1",
+        "coins 6 7d23ab90c4b7ecd7",
+        "coins_by_lock 6 fceabeb3b76ae3ef",
+        "blocks 1 f07a28c97f172113",
+        "block_ids 1 8fb3a4d51689448a",
+        "transactions 1 d63b015ed610ea42",
+        "rejected 1 d7e86931b62e5b25",
+        "buckets 2 ab18b7d6ff728002",
+        "receipts 0 e3b0c44298fc1c14",
+    ];
     assert_eq!(found, expected);
 }

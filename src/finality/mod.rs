@@ -870,12 +870,8 @@ impl Finality {
         Numbers {
             payments: self.payments.len() as u64,
             bodyless: self.bodyless.len() as u64,
-            contested: self
-                .payments
-                .values()
-                .filter(|payment| payment.contested.is_some())
-                .count() as u64,
-            finals: self.payments.values().filter(|payment| payment.finalled).count() as u64,
+            contested: self.contested,
+            finals: self.finals,
             batches_kept: self.received.values().map(Received::kept).sum::<usize>() as u64,
             votes_counted: self.votes_counted,
         }

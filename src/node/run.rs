@@ -432,6 +432,8 @@ impl Loop {
         while !memory.own.is_empty() {
             self.turn(memory, std::iter::empty())?;
         }
+        // The log may forget only what the store holds on the disk: a power cut must not take both.
+        self.store.flush()?;
         let live = self.replica.live_records();
         if let Some(voice) = &mut self.voice {
             voice.safety.trim(&live)?;

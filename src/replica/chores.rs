@@ -87,7 +87,10 @@ impl Replica {
 
     /// Votes that come late, or again, may name what is settled: nobody has its body any more, nobody needs it.
     fn forget_settled(&mut self, now: Time, view: &dyn View) -> Result<(), ViewError> {
-        for txid in self.finality.missing_bodies(Time(now.0.saturating_sub(BODY_PATIENCE_MS))) {
+        for txid in self
+            .finality
+            .missing_bodies(Time(now.0.saturating_sub(BODY_PATIENCE_MS)))
+        {
             if view.location(&txid)?.is_some() || view.rejected(&txid)?.is_some() {
                 self.finality.on_settled(txid);
             }

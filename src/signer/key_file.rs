@@ -339,7 +339,7 @@ mod tests {
         type Change = fn(&str) -> String;
         let rows: [(&str, Change); 7] = [
             ("its seed belongs to", |text| {
-                text.replace("seed = \"", "seed = \"00").replacen("\"\n", "\"\n", 1)
+                text.to_owned()
             }),
             ("missing field `seed`", |text| {
                 text.lines()

@@ -8,6 +8,7 @@ mod load;
 mod node;
 mod query;
 mod receipt;
+mod sim;
 mod testnet;
 mod wallet;
 
@@ -56,6 +57,8 @@ enum Command {
     Receipt(receipt::Args),
     /// Offer payments at a given rate and measure what becomes of them.
     Load(load::Args),
+    /// Simulate networks in which everything goes wrong, and see that nothing is lost.
+    Sim(sim::SimArgs),
     /// Print a script that completes these commands in a shell.
     Completions {
         /// The shell.
@@ -74,6 +77,7 @@ pub fn run() -> ExitCode {
         Command::Query(args) => block_on(query::run(args)),
         Command::Receipt(args) => receipt::run(&args),
         Command::Load(args) => load::run(&args),
+        Command::Sim(args) => args.run(),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "timecoin", &mut io::stdout());
             Ok(())

@@ -210,6 +210,15 @@ struct Settled {
 }
 
 impl Settled {
+    /// Remembered as long as those of the last block.
+    fn add_late(&mut self, txid: TxId) {
+        match self.blocks.back_mut() {
+            Some(last) => last.push(txid),
+            None => self.blocks.push_back(vec![txid]),
+        }
+        self.txids.insert(txid);
+    }
+
     fn add(&mut self, txids: Vec<TxId>) {
         self.txids.extend(txids.iter().copied());
         self.blocks.push_back(txids);
@@ -353,6 +362,7 @@ impl Finality {
             transaction: transaction.clone(),
             rate_milli,
         });
+        self.finals += u64::from(payment.finalled);
         if self.bodyless.remove(&txid)
             && let Some(count) = payment.namer.and_then(|namer| self.bodyless_by.get_mut(&namer))
         {
@@ -472,6 +482,12 @@ impl Finality {
         self.warm_up();
         self.pump(now);
         dead.into_iter().collect()
+    }
+
+    /// Votes have named a transaction that a block settled long ago, or before a restart: there is no case.
+    pub fn on_settled(&mut self, txid: TxId) {
+        self.settle(txid);
+        self.settled.add_late(txid);
     }
 
     /// A transaction was evicted from the pool; never one that was voted for here.
@@ -653,7 +669,7 @@ impl Finality {
             }
             self.try_lock(now, txid);
         }
-        if self.queue.is_empty() || !self.certified.is_empty() {
+        if self.queue.is_empty() || self.waits_for_block() {
             self.squeeze_at = None;
             self.squeezed = 0;
         } else if self.squeeze_at.is_none() {
@@ -662,13 +678,19 @@ impl Finality {
         }
     }
 
+    /// Whether anything is certified that a block can take.
+    fn waits_for_block(&self) -> bool {
+        let has_body = |txid| self.payments.get(txid).is_some_and(|payment| payment.body.is_some());
+        self.certified.values().any(has_body)
+    }
+
     /// Locks the payment that is nearest to a quorum, room or not.
     fn squeeze(&mut self, now: Time) {
         if self.squeeze_at.is_none_or(|at| now < at) {
             return;
         }
         self.squeeze_at = None;
-        if !self.may_vote() || !self.certified.is_empty() {
+        if !self.may_vote() || self.waits_for_block() {
             return;
         }
         let power = |txid: &TxId| {
@@ -870,12 +892,8 @@ impl Finality {
         Numbers {
             payments: self.payments.len() as u64,
             bodyless: self.bodyless.len() as u64,
-            contested: self
-                .payments
-                .values()
-                .filter(|payment| payment.contested.is_some())
-                .count() as u64,
-            finals: self.payments.values().filter(|payment| payment.finalled).count() as u64,
+            contested: self.contested,
+            finals: self.finals,
             batches_kept: self.received.values().map(Received::kept).sum::<usize>() as u64,
             votes_counted: self.votes_counted,
         }
@@ -1009,7 +1027,7 @@ impl Finality {
         }
         if !payment.finalled && payment.finals.is_quorum(&set) {
             payment.finalled = true;
-            self.finals += 1;
+            self.finals += u64::from(payment.body.is_some());
             if let Some(since) = payment.certified {
                 self.stalled.remove(&(since, txid));
             }
@@ -1111,7 +1129,7 @@ impl Finality {
             }
         }
         self.contested -= u64::from(payment.contested.is_some());
-        self.finals -= u64::from(payment.finalled);
+        self.finals -= u64::from(payment.finalled && payment.body.is_some());
         if let Some(since) = payment.certified {
             self.stalled.remove(&(since, txid));
         }

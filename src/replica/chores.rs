@@ -67,9 +67,10 @@ impl Due {
 
 impl Replica {
     /// Does what is due.
-    pub(super) fn do_chores(&mut self, now: Time, effects: &mut Effects) {
+    pub(super) fn do_chores(&mut self, now: Time, view: &dyn View, effects: &mut Effects) -> Result<(), ViewError> {
         if now >= self.chores.ask {
             self.chores.ask = now.plus_ms(ASK_EVERY_MS);
+            self.forget_settled(now, view)?;
             self.ask_around(now, effects);
             self.give_up_orphans(now, effects);
         }
@@ -81,6 +82,20 @@ impl Replica {
             self.chores.resend = now.plus_ms(RESEND_EVERY_MS);
             self.show_again(now, effects);
         }
+        Ok(())
+    }
+
+    /// Votes that come late, or again, may name what is settled: nobody has its body any more, nobody needs it.
+    fn forget_settled(&mut self, now: Time, view: &dyn View) -> Result<(), ViewError> {
+        for txid in self
+            .finality
+            .missing_bodies(Time(now.0.saturating_sub(BODY_PATIENCE_MS)))
+        {
+            if view.location(&txid)?.is_some() || view.rejected(&txid)?.is_some() {
+                self.finality.on_settled(txid);
+            }
+        }
+        Ok(())
     }
 
     fn tell_status(&self, effects: &mut Effects) {

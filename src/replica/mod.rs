@@ -212,7 +212,7 @@ impl Replica {
             }
         }
         self.adopt(now, view, effects)?;
-        self.do_chores(now, effects);
+        self.do_chores(now, view, effects)?;
         self.settle_down(now, view, effects)
     }
 

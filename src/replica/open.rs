@@ -189,6 +189,7 @@ impl Replica {
                 settled.insert(vote.txid);
             }
         }
+        let last = batches.last_key_value().map(|(sequence, _)| *sequence);
         for batch in batches.into_values() {
             let (pool, orphans) = (&self.pool, &self.orphans);
             // A lock holds whether or not its inputs are known here again.
@@ -197,8 +198,11 @@ impl Replica {
                 pooled.or_else(|| orphans.get(txid).map(|orphan| (orphan.clone(), 0)))
             };
             self.finality.restore(now, &batch, |txid| settled.contains(txid), body);
-            self.unheard.push(SafetyRecord::Votes(batch.clone()));
-            effects.sign.push(Statement::Votes(batch));
+            // What is settled interests nobody; but the last one says how far was counted.
+            if Some(batch.sequence) == last || !batch.votes.iter().all(|vote| settled.contains(&vote.txid)) {
+                self.unheard.push(SafetyRecord::Votes(batch.clone()));
+                effects.sign.push(Statement::Votes(batch));
+            }
         }
         Ok(())
     }

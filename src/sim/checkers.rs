@@ -319,7 +319,8 @@ impl Checkers {
                 let spoken = self.spoken.entry(seal.validator).or_default();
                 let known = *spoken.seals.entry(seal.epoch).or_insert(digest);
                 let omitted = spoken.finals.iter().find(|(epoch, txid)| {
-                    *epoch == seal.epoch && !seal.txids.contains(txid) && !self.committed.contains_key(txid)
+                    let settled = self.committed.contains_key(txid) || self.rejected.contains_key(txid);
+                    *epoch == seal.epoch && !seal.txids.contains(txid) && !settled
                 });
                 let omitted = omitted.map(|(_, txid)| *txid);
                 self.require(known == digest, Checker::Contradiction, || {

@@ -974,10 +974,12 @@ impl<'t> World<'t> {
                 self.push(to, Input::Gossip { from, id, message });
             }
         }
+        // Liars do not excite one another.
         let peers = self.machines.len();
+        let correct = self.machines[parcel.author].is_correct();
         let whispers = match &mut self.machines[to].liar {
-            Some(liar) => liar.hear(&parcel.bytes, &self.book, peers),
-            None => Vec::new(),
+            Some(liar) if correct => liar.hear(&parcel.bytes, &self.book, peers),
+            _ => Vec::new(),
         };
         for (peer, bytes) in whispers {
             self.whisper(to, peer, bytes);

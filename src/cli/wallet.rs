@@ -575,7 +575,10 @@ fn offline_history(wallet: &Path, as_json: bool, reason: &anyhow::Error) -> anyh
         return Ok(());
     };
     let journal = Journal::open(&path, &chain)?;
-    writeln!(std::io::stderr().lock(), "as of the last time a node was asked ({reason:#})")?;
+    writeln!(
+        std::io::stderr().lock(),
+        "as of the last time a node was asked ({reason:#})"
+    )?;
     print_history(&journal, as_json)
 }
 

@@ -92,7 +92,7 @@ use std::{cmp::Ordering, collections::BTreeMap};
 /// Blocks whose `last_commit` certificates say who is alive and may lead.
 pub const LEADER_WINDOW: usize = 16;
 /// Milliseconds from one block to the next, at least.
-pub const MIN_PAUSE_MS: u64 = 50;
+pub const MIN_PAUSE_MS: u64 = 200;
 
 /// The machine that decides heights one after another.
 #[derive(Debug)]

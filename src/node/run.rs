@@ -38,7 +38,7 @@ use thiserror::Error;
 const TURN_WEIGHT: usize = 2_000;
 /// A turn that said something is followed by the next one this much later at the earliest, counted from its start.
 /// A message costs every node far more than the votes in it (decision 0007); an idle node answers at once all the same.
-const PACE: Duration = Duration::from_millis(3);
+const PACE: Duration = Duration::from_millis(4);
 /// The loop shows that it is alive at least this often.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Submissions whose time to finality is measured at the same time.
@@ -165,10 +165,6 @@ impl Loop {
         let mut items = Vec::new();
         self.serve(&mut memory, first)?;
         let mut rest_until = Instant::now();
-        let pace = std::env::var("TIMECOIN_PACE_US")
-            .ok()
-            .and_then(|v| v.parse().ok())
-            .map_or(PACE, Duration::from_micros);
         loop {
             std::thread::sleep(rest_until.saturating_duration_since(Instant::now()));
             let until = self.wake_at(&memory);
@@ -184,7 +180,7 @@ impl Loop {
                 self.meters.turn_inputs.observe(inputs as f64);
             }
             if std::mem::take(&mut memory.spoke) {
-                rest_until = start + pace;
+                rest_until = start + PACE;
             }
             if self.voice.as_ref().is_some_and(|voice| voice.safety.wants_trimming()) {
                 self.trim(&mut memory)?;

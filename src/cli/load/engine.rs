@@ -383,7 +383,12 @@ impl<'a> Engine<'a> {
                 let refusal = Refusal::from_proto(refusal);
                 let orphan = refusal.reason == "UNKNOWN_INPUT" && self.slots[slot].orphaned < ORPHAN_TRIES;
                 self.slots[slot].orphaned += u32::from(orphan);
-                if orphan || matches!(refusal.code, Code::ResourceExhausted | Code::Unavailable | Code::DeadlineExceeded) {
+                if orphan
+                    || matches!(
+                        refusal.code,
+                        Code::ResourceExhausted | Code::Unavailable | Code::DeadlineExceeded
+                    )
+                {
                     *self.figures.retried.entry(refusal.reason).or_default() += 1;
                     self.retries.push_back((now + RETRY, reply.id));
                 } else {

@@ -145,18 +145,31 @@ async fn a_payment_is_final_with_a_receipt_then_in_a_block_and_the_same_again_is
         assert_eq!(again.height, Some(height));
     }
 
-    let known = network.client.transaction(&payment.txid(), true, true).await.expect("answers").expect("known");
-    assert_eq!((known.state(), known.height, known.transaction.as_slice()), (
-        PaymentState::Committed,
-        height.0,
-        payment.bytes()
-    ));
+    let known = network
+        .client
+        .transaction(&payment.txid(), true, true)
+        .await
+        .expect("answers")
+        .expect("known");
+    assert_eq!(
+        (known.state(), known.height, known.transaction.as_slice()),
+        (PaymentState::Committed, height.0, payment.bytes())
+    );
     let receipt = Certificate::decode(&prost::Message::encode_to_vec(&known.receipt.expect("kept")));
     assert!(receipt.is_ok());
-    let block = network.client.block(Which::Height(height.0), true).await.expect("answers").expect("known");
+    let block = network
+        .client
+        .block(Which::Height(height.0), true)
+        .await
+        .expect("answers")
+        .expect("known");
     assert_eq!(block.transactions[known.index as usize], payment.bytes());
     assert_eq!(block.txids[known.index as usize], payment.txid().0);
-    let by_id = network.client.block(Which::BlockId(block.block_id.clone()), false).await.expect("answers");
+    let by_id = network
+        .client
+        .block(Which::BlockId(block.block_id.clone()), false)
+        .await
+        .expect("answers");
     assert_eq!(by_id.expect("known").header, block.header);
     network.node.stop().await.expect("stops in order");
 }
@@ -168,7 +181,11 @@ async fn what_breaks_a_rule_is_refused_by_its_name_and_values() {
         txid: TxId([7; 32]),
         index: 3,
     };
-    let refused = refusal(network.submit(&network.spend(unknown, 1_000, LockHash([9; 32])), Wait::Final).await);
+    let refused = refusal(
+        network
+            .submit(&network.spend(unknown, 1_000, LockHash([9; 32])), Wait::Final)
+            .await,
+    );
     assert_eq!(refused.reason, "UNKNOWN_INPUT");
     assert_eq!(refused.metadata["outpoint"], unknown.to_string());
 
@@ -187,8 +204,14 @@ async fn what_breaks_a_rule_is_refused_by_its_name_and_values() {
 
     let answer = network.client.submit(&vec![0; 100_001], Wait::Final, SOON, false).await;
     let refused = refusal(answer);
-    assert_eq!((refused.reason.as_str(), refused.metadata["max"].as_str()), ("OUT_OF_LIMITS", "100000"));
-    let answer = network.client.submit(b"not a transaction", Wait::Final, SOON, false).await;
+    assert_eq!(
+        (refused.reason.as_str(), refused.metadata["max"].as_str()),
+        ("OUT_OF_LIMITS", "100000")
+    );
+    let answer = network
+        .client
+        .submit(b"not a transaction", Wait::Final, SOON, false)
+        .await;
     assert_eq!(refusal(answer).reason, "MALFORMED");
 
     // A payment of another chain.
@@ -206,7 +229,10 @@ async fn what_breaks_a_rule_is_refused_by_its_name_and_values() {
         memo: vec![],
     };
     let foreign = Transaction::sign(&other.chain_id(), &body, &[&payer()], &[]).expect("signs");
-    assert_eq!(refusal(network.submit(&foreign, Wait::Final).await).reason, "BAD_SIGNATURE");
+    assert_eq!(
+        refusal(network.submit(&foreign, Wait::Final).await).reason,
+        "BAD_SIGNATURE"
+    );
 
     // The coin is as free as before.
     assert!(network.submit(&good, Wait::Final).await.expect("final").reached);
@@ -216,10 +242,19 @@ async fn what_breaks_a_rule_is_refused_by_its_name_and_values() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_megabyte_is_refused_before_it_is_read() {
     let network = start_with(|config| config.api.max_request_bytes = 200_000).await;
-    let answer = network.client.submit(&vec![0; 1_000_000], Wait::Final, SOON, false).await;
+    let answer = network
+        .client
+        .submit(&vec![0; 1_000_000], Wait::Final, SOON, false)
+        .await;
     assert!(answer.is_err());
     let payment = network.payment(0, 1_000, LockHash([9; 32]));
-    assert!(network.submit(&payment, Wait::Final).await.expect("still serves").reached);
+    assert!(
+        network
+            .submit(&payment, Wait::Final)
+            .await
+            .expect("still serves")
+            .reached
+    );
     network.node.stop().await.expect("stops in order");
 }
 
@@ -238,11 +273,24 @@ async fn a_stream_answers_every_item_once_whatever_becomes_of_it() {
         .map(|id| item(id, network.payment(id, 1_000, LockHash([9; 32])).bytes().to_vec()))
         .collect();
     // The same payment again under another number, one that breaks a rule, one that is nothing.
-    items.push(item(count, network.payment(0, 1_000, LockHash([9; 32])).bytes().to_vec()));
-    items.push(item(count + 1, network.payment(count + 1, 1, LockHash([9; 32])).bytes().to_vec()));
+    items.push(item(
+        count,
+        network.payment(0, 1_000, LockHash([9; 32])).bytes().to_vec(),
+    ));
+    items.push(item(
+        count + 1,
+        network.payment(count + 1, 1, LockHash([9; 32])).bytes().to_vec(),
+    ));
     items.push(item(count + 2, b"nothing".to_vec()));
-    let batches: Vec<SubmitBatch> = items.chunks(100).map(|items| SubmitBatch { items: items.to_vec() }).collect();
-    let mut replies = network.client.submit_stream(futures::stream::iter(batches)).await.expect("a stream");
+    let batches: Vec<SubmitBatch> = items
+        .chunks(100)
+        .map(|items| SubmitBatch { items: items.to_vec() })
+        .collect();
+    let mut replies = network
+        .client
+        .submit_stream(futures::stream::iter(batches))
+        .await
+        .expect("a stream");
     let mut answered = BTreeSet::new();
     while let Some(message) = replies.message().await.expect("answers") {
         for reply in message.replies {
@@ -311,15 +359,26 @@ async fn subscribers_see_what_concerns_them_in_order() {
         ..Default::default()
     };
     let address = Address::new("ltime", mine).to_string();
-    let mut to_me = network.client.subscribe(request(vec![address], false)).await.expect("subscribes");
-    let mut blocks = network.client.subscribe(request(vec![], true)).await.expect("subscribes");
+    let mut to_me = network
+        .client
+        .subscribe(request(vec![address], false))
+        .await
+        .expect("subscribes");
+    let mut blocks = network
+        .client
+        .subscribe(request(vec![], true))
+        .await
+        .expect("subscribes");
     let other = network.payment(0, 1_000, LockHash([8; 32]));
     let payment = network.payment(1, 1_000, mine);
     network.submit(&other, Wait::Final).await.expect("final");
     network.submit(&payment, Wait::Committed).await.expect("committed");
     let mut kinds = Vec::new();
     while kinds.last() != Some(&PaymentEventKind::Committed) {
-        let message = tokio::time::timeout(SOON, to_me.message()).await.expect("in time").expect("answers");
+        let message = tokio::time::timeout(SOON, to_me.message())
+            .await
+            .expect("in time")
+            .expect("answers");
         for event in message.expect("goes on").events {
             if let Some(node_event::Event::Payment(event)) = event.event {
                 assert_eq!(event.txid, payment.txid().0, "not mine");
@@ -328,9 +387,16 @@ async fn subscribers_see_what_concerns_them_in_order() {
             }
         }
     }
-    let expected = [PaymentEventKind::Accepted, PaymentEventKind::Final, PaymentEventKind::Committed];
+    let expected = [
+        PaymentEventKind::Accepted,
+        PaymentEventKind::Final,
+        PaymentEventKind::Committed,
+    ];
     assert_eq!(kinds, expected);
-    let message = tokio::time::timeout(SOON, blocks.message()).await.expect("in time").expect("answers");
+    let message = tokio::time::timeout(SOON, blocks.message())
+        .await
+        .expect("in time")
+        .expect("answers");
     for event in message.expect("goes on").events {
         assert!(matches!(event.event, Some(node_event::Event::Block(_))), "{event:?}");
     }
@@ -357,21 +423,31 @@ async fn a_reader_that_is_too_slow_is_told_what_it_missed_and_holds_nobody_up() 
         let (outpoint, _) = network.genesis.named_coins().nth(id).expect("a coin");
         let body = TransactionBody {
             inputs: vec![outpoint],
-            outputs: vec![Output {
-                value: Amount(3_500),
-                lock: LockHash([9; 32]),
-            }; 250],
+            outputs: vec![
+                Output {
+                    value: Amount(3_500),
+                    lock: LockHash([9; 32]),
+                };
+                250
+            ],
             memo: vec![0; 256],
         };
         Transaction::sign(&network.genesis.chain_id(), &body, &[&payer()], &[]).expect("signs")
     };
     for id in 0..1_500 {
-        let submitted = network.client.submit(memo(id).bytes(), Wait::Final, SOON, false).await.expect("final");
+        let submitted = network
+            .client
+            .submit(memo(id).bytes(), Wait::Final, SOON, false)
+            .await
+            .expect("final");
         assert!(submitted.reached);
     }
     let mut missed = 0;
     while missed == 0 {
-        let message = tokio::time::timeout(SOON, slow.message()).await.expect("is told").expect("answers");
+        let message = tokio::time::timeout(SOON, slow.message())
+            .await
+            .expect("is told")
+            .expect("answers");
         for event in message.expect("goes on").events {
             if let Some(node_event::Event::Lagged(lagged)) = event.event {
                 missed += lagged.missed;
@@ -386,8 +462,14 @@ async fn status_health_and_reflection_answer() {
     let network = start().await;
     let status = network.client.status().await.expect("a status");
     assert_eq!(status.chain_id, network.genesis.chain_id().0);
-    assert_eq!((status.network.as_str(), status.validators.len(), status.is_validator), ("ltime", 1, true));
-    assert_eq!(status.params.expect("parameters").min_fee_rate, network.genesis.params.min_fee_rate);
+    assert_eq!(
+        (status.network.as_str(), status.validators.len(), status.is_validator),
+        ("ltime", 1, true)
+    );
+    assert_eq!(
+        status.params.expect("parameters").min_fee_rate,
+        network.genesis.params.min_fee_rate
+    );
 
     let channel = tonic::transport::Endpoint::from_shared(format!("http://{}", network.node.api))
         .expect("an address")
@@ -427,7 +509,10 @@ async fn status_health_and_reflection_answer() {
     let Some(MessageResponse::ListServicesResponse(list)) = answer.message_response else {
         panic!("not a list");
     };
-    assert!(list.service.iter().any(|service| service.name == "timecoin.v1.Node"), "{list:?}");
+    assert!(
+        list.service.iter().any(|service| service.name == "timecoin.v1.Node"),
+        "{list:?}"
+    );
     network.node.stop().await.expect("stops in order");
 }
 

@@ -48,7 +48,10 @@ pub enum ClientError {
 impl From<Status> for ClientError {
     fn from(status: Status) -> Self {
         match Refusal::from_status(&status) {
-            Some(refusal) if refusal.code == Code::Unavailable => Self::NoAnswer(refusal.message),
+            // Refused is only what is known not to happen.
+            Some(refusal) if matches!(refusal.code, Code::Unavailable | Code::DeadlineExceeded) => {
+                Self::NoAnswer(refusal.message)
+            }
             Some(refusal) => Self::Refused(refusal),
             None => Self::NoAnswer(format!("{} ({:?})", status.message(), status.code())),
         }
@@ -313,6 +316,8 @@ mod tests {
         assert!(matches!(refused, ClientError::Refused(refusal) if refusal.reason == "MALFORMED"));
         let stopping: ClientError = Refusal::shutting_down().into_status().into();
         assert!(matches!(stopping, ClientError::NoAnswer(_)));
+        let unchecked: ClientError = Refusal::no_verdict().into_status().into();
+        assert!(matches!(unchecked, ClientError::NoAnswer(_)));
         let broken: ClientError = Status::unavailable("connection reset").into();
         assert!(matches!(broken, ClientError::NoAnswer(_)));
     }

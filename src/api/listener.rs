@@ -1,5 +1,5 @@
 //! The listening socket with limits that count from the first byte: a connection beyond the limit is closed at once,
-//! and one that says nothing is closed soon.
+//! and one that says nothing is closed soon. When the node stops, connections that do not end by themselves are cut.
 
 use futures::Stream;
 use std::{
@@ -15,6 +15,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::Sleep,
 };
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
 /// How long a connection may be silent before its first byte.
@@ -26,6 +27,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(super) struct Connection {
     stream: TcpStream,
     silence: Option<Pin<Box<Sleep>>>,
+    cut: Pin<Box<WaitForCancellationFutureOwned>>,
     _place: OwnedSemaphorePermit,
 }
 
@@ -38,6 +40,10 @@ impl Connected for Connection {
 
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        // Whatever else a connection waits for, it always waits to read too.
+        if self.cut.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the node stops")));
+        }
         let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
         if polled.is_ready() {
             self.silence = None;
@@ -76,10 +82,14 @@ impl AsyncWrite for Connection {
     }
 }
 
-/// Connections as they come in; at most `max` at a time.
-pub(super) fn incoming(listener: TcpListener, max: usize) -> impl Stream<Item = io::Result<Connection>> {
+/// Connections as they come in; at most `max` at a time. `cut` ends them all.
+pub(super) fn incoming(
+    listener: TcpListener,
+    max: usize,
+    cut: CancellationToken,
+) -> impl Stream<Item = io::Result<Connection>> {
     let places = Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS)));
-    futures::stream::unfold((listener, places), |(listener, places)| async move {
+    futures::stream::unfold((listener, places, cut), |(listener, places, cut)| async move {
         loop {
             let stream = match listener.accept().await {
                 Ok((stream, _)) => stream,
@@ -101,9 +111,10 @@ pub(super) fn incoming(listener: TcpListener, max: usize) -> impl Stream<Item = 
             let connection = Connection {
                 stream,
                 silence: Some(Box::pin(tokio::time::sleep(FIRST_BYTE))),
+                cut: Box::pin(cut.clone().cancelled_owned()),
                 _place: place,
             };
-            return Some((Ok(connection), (listener, places)));
+            return Some((Ok(connection), (listener, places, cut)));
         }
     })
 }

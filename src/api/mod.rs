@@ -185,6 +185,8 @@ pub struct Api {
 
 /// How often expired waiters of streams are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
+/// How long connections may take to end in order when the node stops: a client that does not read would take for ever.
+const END_WITHIN: Duration = Duration::from_secs(1);
 const KEEPALIVE: Duration = Duration::from_secs(20);
 
 impl Api {
@@ -230,6 +232,9 @@ impl Api {
         let (health_reporter, health) = tonic_health::server::health_reporter();
         self.tasks.spawn(self.clone().report_health(health_reporter));
         self.tasks.spawn(self.clone().sweep());
+        let cut = CancellationToken::new();
+        let _cut_at_the_end = cut.clone().drop_guard();
+        self.tasks.spawn(cut_late(self.cancel.clone(), cut.clone()));
         let node = NodeServer::new(service::Service(self.clone()))
             .max_decoding_message_size(self.config.max_request_bytes)
             .max_encoding_message_size(crate::primitives::limits::MAX_MESSAGE_SIZE);
@@ -245,7 +250,7 @@ impl Api {
             .add_service(reflection_builder().build_v1().map_err(reflection)?)
             .add_service(reflection_builder().build_v1alpha().map_err(reflection)?)
             .serve_with_incoming_shutdown(
-                listener::incoming(listener, self.config.max_connections),
+                listener::incoming(listener, self.config.max_connections, cut),
                 self.cancel.clone().cancelled_owned(),
             )
             .await?;
@@ -278,6 +283,17 @@ impl Api {
                 _ = interval.tick() => self.waiters.sweep(std::time::Instant::now()),
             }
         }
+    }
+}
+
+async fn cut_late(cancel: CancellationToken, cut: CancellationToken) {
+    tokio::select! {
+        () = cancel.cancelled() => {}
+        () = cut.cancelled() => return,
+    }
+    tokio::select! {
+        () = tokio::time::sleep(END_WITHIN) => cut.cancel(),
+        () = cut.cancelled() => {}
     }
 }
 

@@ -71,6 +71,12 @@ impl Refusal {
         Self::new(Code::ResourceExhausted, "OVERLOADED", message, vec![])
     }
 
+    /// The verdict on a submission did not come in time: what becomes of it is not known.
+    pub(super) fn no_verdict() -> Self {
+        let message = "the submission was not checked in time; it may still be: submit it again, unchanged";
+        Self::new(Code::DeadlineExceeded, "NO_VERDICT", message, vec![])
+    }
+
     pub(super) fn internal(message: impl Into<String>) -> Self {
         Self::new(Code::Internal, "INTERNAL", message, vec![])
     }

@@ -188,6 +188,7 @@ impl Api {
         })?;
         let verdict = tokio::select! {
             verdict = verdict => verdict.unwrap_or(Err(SubmitError::ShuttingDown)),
+            () = tokio::time::sleep_until(deadline.into()) => return Err(Refusal::no_verdict()),
             () = self.cancel.cancelled() => Err(SubmitError::ShuttingDown),
         };
         let txid = match verdict {
@@ -369,7 +370,13 @@ impl Lane {
     async fn follow(self: Arc<Self>, waiting: Vec<Waiting>) {
         for item in waiting {
             let verdict = tokio::select! {
+                biased;
                 verdict = item.verdict => verdict.unwrap_or(Err(SubmitError::ShuttingDown)),
+                () = tokio::time::sleep_until(item.deadline.into()) => {
+                    let refused = submit_reply::Outcome::Refused(Refusal::no_verdict().into_proto());
+                    self.reply(item.item.id, refused);
+                    continue;
+                }
                 () = self.done.closed() => return,
                 () = self.api.cancel.cancelled() => return,
             };

@@ -325,10 +325,17 @@ async fn watch(client: &Client, addresses: Vec<String>, blocks_only: bool, as_js
             if as_json {
                 say!("{value}")?;
             } else {
-                say!("{}", row(&value))?;
+                say!("{}", event_line(&value))?;
             }
         }
     }
+}
+
+/// What happened first, then the rest.
+fn event_line(value: &Value) -> String {
+    let mut rest = value.clone();
+    let event = rest.as_object_mut().and_then(|fields| fields.remove("event"));
+    format!("{:<9}  {}", plain(&event.unwrap_or_default()), row(&rest))
 }
 
 fn event_value(event: node_event::Event) -> Value {

@@ -175,8 +175,11 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
             session.send(&to, amount, &memo, from.as_deref(), &delivery).await
         }
         Command::History { json } => {
-            let session = Session::open(open()?, &args.nodes).await?;
-            session.history(json).await
+            let wallet = open()?;
+            match Session::open(wallet, &args.nodes).await {
+                Ok(session) => session.history(json).await,
+                Err(error) => offline_history(&path, json, &error),
+            }
         }
         Command::Abandon { txid } => {
             let mut session = Session::open(open()?, &args.nodes).await?;
@@ -560,22 +563,41 @@ impl Session {
 
     async fn history(mut self, as_json: bool) -> anyhow::Result<()> {
         self.refresh().await?;
-        for entry in self.journal.entries() {
-            if as_json {
-                say!("{}", entry_json(entry))?;
-            } else {
-                say!(
-                    "{}  {:>20} TIME  to {}  fee {}  {}",
-                    entry.transaction.txid(),
-                    entry.amount,
-                    entry.to,
-                    entry.fee,
-                    fate_text(&entry.fate)
-                )?;
-            }
-        }
-        Ok(())
+        print_history(&self.journal, as_json)
     }
+}
+
+/// What the journal alone knows, when no node can be asked.
+fn offline_history(wallet: &Path, as_json: bool, reason: &anyhow::Error) -> anyhow::Result<()> {
+    use std::io::Write as _;
+    let path = Journal::path_of(wallet);
+    let Some(chain) = Journal::chain_of(&path)? else {
+        return Ok(());
+    };
+    let journal = Journal::open(&path, &chain)?;
+    writeln!(
+        std::io::stderr().lock(),
+        "as of the last time a node was asked ({reason:#})"
+    )?;
+    print_history(&journal, as_json)
+}
+
+fn print_history(journal: &Journal, as_json: bool) -> anyhow::Result<()> {
+    for entry in journal.entries() {
+        if as_json {
+            say!("{}", entry_json(entry))?;
+        } else {
+            say!(
+                "{}  {:>20} TIME  to {}  fee {}  {}",
+                entry.transaction.txid(),
+                entry.amount,
+                entry.to,
+                entry.fee,
+                fate_text(&entry.fate)
+            )?;
+        }
+    }
+    Ok(())
 }
 
 /// Whether a refusal means that the payment will never happen. `fresh`: no earlier attempt can have got through.

@@ -131,7 +131,6 @@ pub(super) struct Decided {
     pub(super) block: BlockId,
     pub(super) signatures: BTreeMap<ValidatorIndex, Signature>,
     pub(super) proposal: Option<Arc<Proposal>>,
-    pub(super) marks: Vec<Mark>,
     /// The own Commit, for those who are behind, and when it was sent last.
     pub(super) commit: Option<Gossip>,
     pub(super) helped: Time,
@@ -145,7 +144,6 @@ impl Decided {
             block: certificate.block,
             signatures: certificate.signatures.iter().copied().collect(),
             proposal: None,
-            marks: Vec::new(),
             commit: None,
             helped: now,
         }
@@ -159,7 +157,6 @@ impl Decided {
             .certificate(certificate.height, certificate.round, Phase::Commit, certificate.block);
         decided.signatures.extend(own.signatures);
         decided.proposal = deciding.bodies.get(&certificate.block).cloned();
-        decided.marks = deciding.voice.marks();
         decided.commit = deciding.voice.commit();
         decided
     }

@@ -26,8 +26,10 @@
 //! 4. *ViewChange(r')*: nothing is signed in a round below `r'` from then on. Carries `prepared`, the highest.
 //!
 //! All of it passes through `voice.rs`, is a [`Mark`] in the safety log before it is said, and comes back from there
-//! after a restart: "once" and "from then on" include other lives of the process. A validator whose marks reach beyond
-//! the height it stands at (its store lost blocks) is silent at heights of which it holds no marks.
+//! after a restart: "once" and "from then on" include other lives of the process. The log is trimmed only after the
+//! store is flushed, so a block that a power cut takes from the store leaves its height's marks in the log, and the
+//! height is decided again by the same votes. Should it be otherwise, a validator whose marks reach beyond the height it
+//! stands at is silent at heights of which it holds no marks.
 //!
 //! # Why no two blocks are decided at one height
 //!
@@ -90,7 +92,7 @@ use std::{cmp::Ordering, collections::BTreeMap};
 /// Blocks whose `last_commit` certificates say who is alive and may lead.
 pub const LEADER_WINDOW: usize = 16;
 /// Milliseconds from one block to the next, at least.
-pub const MIN_PAUSE_MS: u64 = 50;
+pub const MIN_PAUSE_MS: u64 = 200;
 
 /// The machine that decides heights one after another.
 #[derive(Debug)]
@@ -101,6 +103,8 @@ pub struct Consensus {
     at: Deciding,
     last: Option<Decided>,
     future: Future,
+    /// Marks of the last height below this one where anything was signed.
+    past: Vec<Mark>,
     /// Marks of later heights than the current one.
     restored: BTreeMap<Height, Vec<Mark>>,
     voting: bool,
@@ -122,6 +126,7 @@ impl Consensus {
             at: deciding(&config, height, tip.block),
             last: None,
             future: Future::default(),
+            past: Vec::new(),
             restored: BTreeMap::new(),
             voting: true,
             actions: Vec::new(),
@@ -138,11 +143,11 @@ impl Consensus {
         }
     }
 
-    /// A mark from the safety log; all of them in their order, before anything else comes in. Marks of earlier heights
-    /// are ignored, those of later ones (the store has lost blocks) bind when their height comes.
+    /// A mark from the safety log; all of them in their order, before anything else comes in. Those of later heights
+    /// (the store has lost blocks) bind when their height comes.
     pub fn restore(&mut self, mark: &Mark) {
         match mark.height().cmp(&self.at.height) {
-            Ordering::Less => return,
+            Ordering::Less => return self.note_past(vec![mark.clone()]),
             Ordering::Equal => self.at.restore(mark),
             Ordering::Greater => self.restored.entry(mark.height()).or_default().push(mark.clone()),
         }
@@ -256,6 +261,7 @@ impl Consensus {
         let height = tip.height.next();
         self.leaders.advance(&self.config.electorate, height, last_commit);
         self.last = Some(Decided::after(&self.at, commit, now));
+        self.note_past(self.at.voice.marks());
         self.at = deciding(&self.config, height, tip.block);
         self.pace.new_height(now);
         self.restored = self.restored.split_off(&height);
@@ -339,10 +345,11 @@ impl Consensus {
         }
     }
 
-    /// What a trimmed safety log must still hold: the marks of this height, of the one before (its block may not have
-    /// reached the disk) and of later ones that were restored.
+    /// What a trimmed safety log must still hold, provided that the store has been flushed up to the tip: the marks of
+    /// this height, those of later ones that were restored, and those of the last height before where anything was
+    /// signed. They tell a validator whose store turns out to have lost blocks all the same to be silent there.
     pub fn live_marks(&self) -> Vec<Mark> {
-        let mut marks = self.last.as_ref().map_or_else(Vec::new, |last| last.marks.clone());
+        let mut marks = self.past.clone();
         marks.extend(self.at.voice.marks());
         marks.extend(self.restored.values().flatten().cloned());
         marks
@@ -372,6 +379,15 @@ impl Consensus {
         }
         for change in changes {
             let _ = self.on_view_change(now, change);
+        }
+    }
+
+    fn note_past(&mut self, marks: Vec<Mark>) {
+        let height = |marks: &[Mark]| marks.first().map(Mark::height);
+        match height(&marks).cmp(&height(&self.past)) {
+            Ordering::Less => {}
+            Ordering::Equal => self.past.extend(marks),
+            Ordering::Greater => self.past = marks,
         }
     }
 

@@ -36,6 +36,9 @@ use thiserror::Error;
 /// Transactions and messages that one turn takes at most: some milliseconds of work, so that deadlines are kept and the
 /// votes of a turn fit into one batch.
 const TURN_WEIGHT: usize = 2_000;
+/// A turn that said something is followed by the next one this much later at the earliest, counted from its start.
+/// A message costs every node far more than the votes in it (decision 0007); an idle node answers at once all the same.
+const PACE: Duration = Duration::from_millis(4);
 /// The loop shows that it is alive at least this often.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Submissions whose time to finality is measured at the same time.
@@ -151,6 +154,8 @@ struct Memory {
     submitted: HashMap<TxId, Instant>,
     last_block: Option<Instant>,
     voted: Option<bool>,
+    /// Messages were published in this turn.
+    spoke: bool,
 }
 
 impl Loop {
@@ -159,7 +164,9 @@ impl Loop {
         let mut memory = Memory::default();
         let mut items = Vec::new();
         self.serve(&mut memory, first)?;
+        let mut rest_until = Instant::now();
         loop {
+            std::thread::sleep(rest_until.saturating_duration_since(Instant::now()));
             let until = self.wake_at(&memory);
             let open = self.inbox.take(&mut items, TURN_WEIGHT, until);
             let start = Instant::now();
@@ -171,6 +178,9 @@ impl Loop {
             if self.turn(&mut memory, items.drain(..))? {
                 record(&self.meters.turn, start.elapsed());
                 self.meters.turn_inputs.observe(inputs as f64);
+            }
+            if std::mem::take(&mut memory.spoke) {
+                rest_until = start + PACE;
             }
             if self.voice.as_ref().is_some_and(|voice| voice.safety.wants_trimming()) {
                 self.trim(&mut memory)?;
@@ -265,6 +275,7 @@ impl Loop {
         for statement in &signed {
             self.commands.publish(bridge::topic(statement), statement.encode());
         }
+        memory.spoke |= !signed.is_empty() || effects.send.iter().any(|send| matches!(send, Send::Gossip(_)));
         memory.own = signed;
         self.send(memory, effects.send);
         for (id, verdict) in effects.verdicts {
@@ -417,6 +428,8 @@ impl Loop {
         while !memory.own.is_empty() {
             self.turn(memory, std::iter::empty())?;
         }
+        // The log may forget only what the store holds on the disk: a power cut must not take both.
+        self.store.flush()?;
         let live = self.replica.live_records();
         if let Some(voice) = &mut self.voice {
             voice.safety.trim(&live)?;

@@ -45,7 +45,7 @@ impl Threads {
         let guarded = move || {
             // What the thread shared with others is not used after a panic: the whole node stops.
             let result = std::panic::catch_unwind(AssertUnwindSafe(work));
-            if let Err(error) = result.unwrap_or_else(|_| Err(NodeError::Panic(own))) {
+            if let Err(error) = result.unwrap_or(Err(NodeError::Panic(own))) {
                 all.fail(error);
             }
         };

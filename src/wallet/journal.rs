@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File},
-    io::{self, Read, Seek, SeekFrom, Write},
+    io::{self, BufRead as _, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
 };
 use thiserror::Error;
@@ -135,6 +135,30 @@ impl Journal {
         let mut name = wallet.as_os_str().to_owned();
         name.push(".journal");
         name.into()
+    }
+
+    /// The chain that a journal is of; `None`: there is none yet.
+    pub fn chain_of(path: &Path) -> Result<Option<ChainId>, JournalError> {
+        let io = |error| JournalError::Io {
+            path: path.to_owned(),
+            error,
+        };
+        let file = match File::open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other.map_err(io)?,
+        };
+        let mut line = String::new();
+        io::BufReader::new(file).read_line(&mut line).map_err(io)?;
+        match serde_json::from_str(&line) {
+            Ok(Line::Chain(chain)) => Ok(Some(chain)),
+            // Torn at its very first line: nothing was ever paid.
+            Err(_) if !line.ends_with('\n') => Ok(None),
+            _ => Err(JournalError::Line {
+                path: path.to_owned(),
+                line: 1,
+                reason: "expected the chain's name".to_owned(),
+            }),
+        }
     }
 
     /// Opens a journal, or starts one.
@@ -459,6 +483,8 @@ mod tests {
         assert!(matches!(Journal::open(&path, &CHAIN), Err(JournalError::InUse(_))));
         drop(journal);
         let other = ChainId([8; 32]);
+        assert_eq!(Journal::chain_of(&path).expect("reads"), Some(CHAIN));
+        assert_eq!(Journal::chain_of(&dir.path().join("none")).expect("is no error"), None);
         assert!(matches!(
             Journal::open(&path, &other),
             Err(JournalError::Chain { found: CHAIN, .. })

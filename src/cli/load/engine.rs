@@ -47,6 +47,9 @@ const ANSWER_MS: u32 = 60_000;
 const LEAD: Duration = Duration::from_millis(200);
 /// Before a payment is submitted again that a node had no room for.
 const RETRY: Duration = Duration::from_millis(100);
+/// Submissions of one payment whose parent a node does not know, before it counts as refused: the parent is final, and
+/// the node will hear of it.
+const ORPHAN_TRIES: u32 = 50;
 /// Tries for each final payment to be found in a block, node by node, at the end.
 const LOOKUPS: usize = 20;
 
@@ -87,6 +90,8 @@ struct Slot {
     current: Option<(u64, Prepared, usize)>,
     /// Due, and waiting for the one before.
     waiting: VecDeque<(u64, Prepared)>,
+    /// How often the current one was refused for want of its parent.
+    orphaned: u32,
     /// A payment failed: what it was to hand on does not exist.
     dead: bool,
 }
@@ -98,6 +103,8 @@ struct Engine<'a> {
     up: Vec<bool>,
     outgoing: Vec<Vec<proto::SubmitItem>>,
     slots: Vec<Slot>,
+    /// Coins whose payments follow one another to the same node.
+    group: usize,
     next_lane: usize,
     /// Sent, and not seen in a block: number, and whether final.
     open: HashMap<TxId, (u64, bool)>,
@@ -189,6 +196,7 @@ impl<'a> Engine<'a> {
         Self {
             outgoing: up.iter().map(|_| Vec::new()).collect(),
             slots: (0..plan.coins).map(|_| Slot::default()).collect(),
+            group: (plan.rate * GATHER.as_secs_f64()).ceil() as usize,
             plan,
             start,
             lanes,
@@ -258,8 +266,6 @@ impl<'a> Engine<'a> {
     }
 
     fn on_due(&mut self, batch: Vec<(u64, Prepared)>) {
-        // One message for all of them: the lanes take turns from message to message.
-        let lane = self.pick_lane();
         for (number, payment) in batch {
             self.figures.offered += 1;
             self.interval.offered += 1;
@@ -272,9 +278,17 @@ impl<'a> Engine<'a> {
                 self.in_flight += 1;
             } else {
                 self.in_flight += 1;
+                let lane = self.lane_of(slot);
                 self.send(lane, number, payment);
             }
         }
+    }
+
+    /// A coin stays with one node, which so knows its payment's parent for certain; and coins that are due together go
+    /// to the same node, so that one message carries them.
+    fn lane_of(&mut self, slot: usize) -> usize {
+        let lane = slot / self.group.max(1) % self.up.len();
+        if self.up[lane] { lane } else { self.pick_lane() }
     }
 
     fn pick_lane(&mut self) -> usize {
@@ -367,7 +381,14 @@ impl<'a> Engine<'a> {
             }
             Some(submit_reply::Outcome::Refused(refusal)) => {
                 let refusal = Refusal::from_proto(refusal);
-                if matches!(refusal.code, Code::ResourceExhausted | Code::Unavailable) {
+                let orphan = refusal.reason == "UNKNOWN_INPUT" && self.slots[slot].orphaned < ORPHAN_TRIES;
+                self.slots[slot].orphaned += u32::from(orphan);
+                if orphan
+                    || matches!(
+                        refusal.code,
+                        Code::ResourceExhausted | Code::Unavailable | Code::DeadlineExceeded
+                    )
+                {
                     *self.figures.retried.entry(refusal.reason).or_default() += 1;
                     self.retries.push_back((now + RETRY, reply.id));
                 } else {
@@ -382,6 +403,7 @@ impl<'a> Engine<'a> {
         let Some((number, payment, lane)) = self.slots[slot].current.take() else {
             return;
         };
+        self.slots[slot].orphaned = 0;
         self.in_flight -= 1;
         self.figures.finals += 1;
         self.interval.finals += 1;
@@ -422,7 +444,7 @@ impl<'a> Engine<'a> {
             self.retries.pop_front();
             let slot = self.slot_of(number);
             if let Some((current, payment, _)) = self.slots[slot].current.take_if(|(current, ..)| *current == number) {
-                let lane = self.pick_lane();
+                let lane = self.lane_of(slot);
                 self.send(lane, current, payment);
             }
         }

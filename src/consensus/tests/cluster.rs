@@ -71,6 +71,8 @@ struct Scenario {
     crashes: u64,
     partitions: bool,
     stores_lose_blocks: bool,
+    /// All at once, now and then.
+    power_cuts: bool,
     skew_ms: u64,
     /// At each height one node alone hears the Commits of round 0, and nobody hears of that node for a while after.
     one_hears: bool,
@@ -87,7 +89,8 @@ impl Scenario {
             delay_ms: [5, 50, 300, 900][dice.below(4) as usize],
             crashes: [0, 2, 20][dice.below(3) as usize],
             partitions: dice.percent(40),
-            stores_lose_blocks: dice.percent(30),
+            stores_lose_blocks: dice.percent(40),
+            power_cuts: dice.percent(20),
             skew_ms: [0, 400][dice.below(2) as usize],
             one_hears: dice.percent(25),
         }
@@ -107,6 +110,8 @@ struct Node {
     machine: Option<Consensus>,
     log: Vec<Mark>,
     chain: Vec<Stored>,
+    /// Blocks that a crash cannot take.
+    flushed: usize,
     clock_ahead_ms: u64,
     next_tick: Time,
     alone_until: Time,
@@ -200,6 +205,7 @@ impl World {
                     machine: None,
                     log: Vec::new(),
                     chain: Vec::new(),
+                    flushed: 0,
                     clock_ahead_ms: dice.below(scenario.skew_ms + 1),
                     next_tick: Time(u64::MAX),
                     alone_until: START,
@@ -667,10 +673,11 @@ impl World {
         self.turn(to, |machine, now| {
             machine.on_committed(now, &tip, &stored.commit, stored.proposal.last_commit.as_ref());
         });
-        if self.dice.percent(50)
-            && let Some(machine) = &self.nodes[to].machine
-        {
-            self.nodes[to].log = machine.live_marks();
+        let trims = self.dice.percent(50);
+        let node = &mut self.nodes[to];
+        if let Some(machine) = node.machine.as_ref().filter(|_| trims) {
+            node.flushed = node.chain.len();
+            node.log = machine.live_marks();
         }
     }
 
@@ -701,9 +708,13 @@ impl World {
         node.machine = None;
         node.life += 1;
         node.next_tick = Time(u64::MAX);
-        if self.scenario.stores_lose_blocks && self.dice.percent(50) {
-            self.nodes[to].chain.pop();
+        if self.scenario.stores_lose_blocks {
+            let node = &mut self.nodes[to];
+            let unflushed = (node.chain.len() - node.flushed) as u64;
+            let kept = node.flushed + self.dice.below(unflushed + 1) as usize;
+            node.chain.truncate(kept);
         }
+        self.nodes[to].flushed = self.nodes[to].chain.len();
         let delay = self.dice.below(3_000);
         self.after(delay, Event::Restart { to });
     }
@@ -734,6 +745,14 @@ impl World {
     fn chore(&mut self) {
         if self.scenario.partitions && self.dice.percent(10) {
             self.cut = if self.dice.percent(50) { self.dice.next() } else { 0 };
+        }
+        if self.faulty && self.scenario.power_cuts && self.dice.percent(3) {
+            for node in (0..self.nodes.len())
+                .filter(|node| self.nodes[*node].machine.is_some())
+                .collect::<Vec<_>>()
+            {
+                self.crash(node);
+            }
         }
         let to = self.dice.below(self.nodes.len() as u64) as usize;
         let work = [Work::None, Work::Some, Work::Full][self.dice.below(3) as usize];

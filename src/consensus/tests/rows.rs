@@ -847,7 +847,33 @@ fn a_trimmed_log_holds_what_binds() {
     let next = block(&tip_after(&first()), 1, start(), Some(commit), 7);
     let commit = certificate(2, 0, Commit, id(&next), &[0, 2, 3]);
     machine.on_committed(start(), &tip_after(&next), &commit, next.last_commit.as_ref());
-    assert_eq!(machine.live_marks(), []);
+    assert_eq!(machine.live_marks(), live, "however long ago");
+
+    // A store that lost more than it ever admitted: these marks are all that is left, and enough to be silent.
+    let mut fallen = self::machine(1);
+    live.iter().for_each(|mark| {
+        let Mark::Signed {
+            round, phase, block, ..
+        } = mark
+        else {
+            return;
+        };
+        fallen.restore(&Mark::Signed {
+            height: Height(3),
+            round: *round,
+            phase: *phase,
+            block: *block,
+        });
+    });
+    fallen.on_tick(START.plus_ms(1_000));
+    fallen.on_tick(START.plus_ms(9_000));
+    assert_eq!(shapes(&mut fallen), [""; 0]);
+    assert!(fallen.live_marks().iter().all(|mark| mark.height() == Height(3)));
+
+    // And a mark of a height that is over survives the restart that finds it so.
+    let mut again = Consensus::new(config(4, Some(1)), &tip_after(&next), &[], START);
+    live.iter().for_each(|mark| again.restore(mark));
+    assert_eq!(again.live_marks(), live);
 }
 
 #[test]

@@ -218,7 +218,7 @@ async fn everybody_hears_everybody(nodes: &mut [Node], sizes: &[usize]) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_same_words_on_two_topics_are_two_messages() {
+async fn the_same_words_are_heard_on_every_topic_and_again_when_said_again() {
     let mut one = start_with(5, &[]).await;
     let mut two = start_with(6, &[&one]).await;
     one.peer_up().await;
@@ -227,9 +227,11 @@ async fn the_same_words_on_two_topics_are_two_messages() {
         one.network.commands.publish(topic, vec![1, 2, 3]);
         assert_eq!(two.gossip().await.2, topic);
     }
-    one.network.commands.publish(Topic::Votes, vec![1, 2, 3]);
-    let stats = std::sync::Arc::clone(&one.network.stats);
-    eventually("the same again is known", || stats.publish_duplicates.get() == 1).await;
+    // More often than there are names to begin with: whoever says it again has a reason, and is heard.
+    for _ in 0..20 {
+        one.network.commands.publish(Topic::Votes, vec![1, 2, 3]);
+        assert_eq!(two.gossip().await.2, Topic::Votes);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -661,7 +661,10 @@ impl Finality {
         let Some(payment) = self.payments.get(txid) else {
             return Vec::new();
         };
-        let others = payment.locks.iter().filter(|(index, _)| Some(*index) != self.config.own);
+        let others = payment
+            .locks
+            .iter()
+            .filter(|(index, _)| Some(*index) != self.config.own);
         let batch = |(_, voice): (ValidatorIndex, &Voice)| match voice {
             Voice::Batch(batch, _) => Some(Support::Batch(batch.clone())),
             Voice::Proof(_) => None,
@@ -669,7 +672,10 @@ impl Finality {
         let batches: Option<Vec<Support>> = others.map(batch).collect();
         batches.unwrap_or_else(|| {
             let proof = self.proof(VoteKind::Lock, txid);
-            proof.map(|proof| Support::Certificate(proof.certificate())).into_iter().collect()
+            proof
+                .map(|proof| Support::Certificate(proof.certificate()))
+                .into_iter()
+                .collect()
         })
     }
 

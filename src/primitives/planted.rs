@@ -33,8 +33,6 @@ mod switch {
         StaleRoot,
         /// A validator starts as if its safety log were new.
         ForgetLog,
-        /// Blocks are reported as flushed that are not.
-        FlushTooEarly,
     }
 
     thread_local! {

@@ -5,9 +5,9 @@ use crate::{
     ledger::Batch,
     pool::PoolError,
     primitives::{
-        BlockCertificate, BlockId, BlockVote, Certificate, ChainId, DecodeError, EpochSeal, Fault, Gossip, Height, PeerId, Proposal,
-        Request, Response, Round, Signature, Time, TxId, ValidatorIndex, ViewChange, VoteBatch, keys::KeySigner,
-        limits::MAX_MESSAGE_SIZE, vote::Phase, wire,
+        BlockCertificate, BlockId, BlockVote, Certificate, ChainId, DecodeError, EpochSeal, Fault, Gossip, Height,
+        PeerId, Proposal, Request, Response, Round, Signature, Time, TxId, ValidatorIndex, ViewChange, VoteBatch,
+        keys::KeySigner, limits::MAX_MESSAGE_SIZE, vote::Phase, wire,
     },
     proto,
 };

@@ -43,7 +43,7 @@ pub struct Clients {
 }
 
 /// Fee of every payment: well above what the sizes made here cost at one unit a byte.
-const FEE: u64 = 3_000;
+pub(super) const FEE: u64 = 3_000;
 /// Clients.
 const PURSES: usize = 5;
 /// Coins that each has at the start.

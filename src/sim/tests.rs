@@ -113,5 +113,4 @@ caught! {
     locking_twice_is_caught: LockTwice in DoubleSpend by Contradiction | Conflict;
     a_stale_root_is_caught: StaleRoot in Calm by Stopped | Divergence | Liveness;
     a_forgotten_log_is_caught: ForgetLog in Crash, CrashAll by Contradiction | Liveness;
-    trimming_before_flushing_is_caught: FlushTooEarly in CrashAll, Crash, Epochs by Contradiction | Liveness;
 }

@@ -147,7 +147,7 @@ fn work_sets_the_pace() {
         machine.on_work(START, work);
         machine.deadline().expect("always").ms_since(START)
     };
-    assert_eq!(due(Work::Full), 50);
+    assert_eq!(due(Work::Full), super::super::MIN_PAUSE_MS);
     assert_eq!(due(Work::Some), 1_000);
     let mut idle = Consensus::new(config(4, Some(0)), &genesis(), &[], START);
     idle.on_tick(START.plus_ms(9_999));

@@ -265,9 +265,9 @@ async fn a_stream_answers_every_item_once_whatever_becomes_of_it() {
     let item = |id: usize, transaction: Vec<u8>| SubmitItem {
         id: id as u64,
         transaction,
-        wait: if id % 2 == 0 { Wait::Final } else { Wait::Committed }.into(),
+        wait: if id.is_multiple_of(2) { Wait::Final } else { Wait::Committed }.into(),
         timeout_ms: 20_000,
-        want_receipt: id % 3 == 0,
+        want_receipt: id.is_multiple_of(3),
     };
     let mut items: Vec<SubmitItem> = (0..count)
         .map(|id| item(id, network.payment(id, 1_000, LockHash([9; 32])).bytes().to_vec()))
@@ -300,7 +300,7 @@ async fn a_stream_answers_every_item_once_whatever_becomes_of_it() {
                     assert!(done.reached, "{done:?}");
                     let wanted = reply.id % 2 == 1;
                     assert!(!wanted || done.state() == PaymentState::Committed, "{done:?}");
-                    assert_eq!(done.receipt.is_some(), reply.id % 3 == 0, "{}", reply.id);
+                    assert_eq!(done.receipt.is_some(), reply.id.is_multiple_of(3), "{}", reply.id);
                 }
                 submit_reply::Outcome::Refused(refused) => {
                     let expected = match reply.id as usize {

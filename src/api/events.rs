@@ -325,7 +325,7 @@ mod tests {
             memo: vec![],
         };
         let chain = ChainId([0; 32]);
-        let transaction = Transaction::sign(&chain, &body, &[&key], &[policy.clone()]).expect("signs");
+        let transaction = Transaction::sign(&chain, &body, &[&key], std::slice::from_ref(&policy)).expect("signs");
         for lock in [LockHash([9; 32]), key.public().lock(), policy.lock()] {
             assert!(filter(&[LockHash([7; 32]), lock]).concerns(&transaction));
         }

@@ -446,7 +446,8 @@ fn a_receipt_is_a_quorum_that_checks_out_and_nothing_less_does() {
     assert_eq!(receipt.verify(&CHAIN, &set()), Ok(()));
     let decoded = crate::primitives::Certificate::decode(&receipt.encode()).expect("round trip");
     assert_eq!(decoded, receipt);
-    let spoil: [(&str, fn(&mut crate::primitives::Certificate)); 6] = [
+    type Spoil = fn(&mut crate::primitives::Certificate);
+    let spoil: [(&str, Spoil); 6] = [
         ("a vote less", |receipt| drop(receipt.votes.pop())),
         ("another transaction", |receipt| receipt.txid = TxId([8; 32])),
         ("another kind", |receipt| receipt.kind = Lock),

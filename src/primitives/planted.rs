@@ -3,6 +3,17 @@
 //! The switch exists only in the library's own test build: in every other build [`planted!`] is the constant `false`
 //! and the faulty branch is compiled away.
 
+/// Whether the named fault is planted: always `false` outside the library's own tests.
+macro_rules! planted {
+    ($fault:ident) => {{
+        #[cfg(test)]
+        let active = $crate::primitives::planted::is_planted($crate::primitives::planted::Planted::$fault);
+        #[cfg(not(test))]
+        let active = false;
+        active
+    }};
+}
+
 #[cfg(test)]
 pub use switch::*;
 
@@ -48,15 +59,4 @@ mod switch {
     pub fn is_planted(fault: Planted) -> bool {
         ACTIVE.get() == Some(fault)
     }
-}
-
-/// Whether the named fault is planted: always `false` outside the library's own tests.
-macro_rules! planted {
-    ($fault:ident) => {{
-        #[cfg(test)]
-        let active = $crate::primitives::planted::is_planted($crate::primitives::planted::Planted::$fault);
-        #[cfg(not(test))]
-        let active = false;
-        active
-    }};
 }

@@ -265,7 +265,12 @@ async fn a_stream_answers_every_item_once_whatever_becomes_of_it() {
     let item = |id: usize, transaction: Vec<u8>| SubmitItem {
         id: id as u64,
         transaction,
-        wait: if id.is_multiple_of(2) { Wait::Final } else { Wait::Committed }.into(),
+        wait: if id.is_multiple_of(2) {
+            Wait::Final
+        } else {
+            Wait::Committed
+        }
+        .into(),
         timeout_ms: 20_000,
         want_receipt: id.is_multiple_of(3),
     };

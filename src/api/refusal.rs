@@ -228,6 +228,7 @@ fn pool_rule(error: &PoolError) -> Rule {
             vec![("outpoint", outpoint.to_string()), ("by", by.to_string())],
         ),
         PoolError::Rejected(txid) => (Code::Aborted, "REJECTED", vec![("txid", txid.to_string())]),
+        PoolError::Syncing => (Code::Unavailable, "SYNCING", Vec::new()),
         PoolError::Full {
             txid,
             rate_milli,

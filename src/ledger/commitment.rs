@@ -11,14 +11,23 @@ use sha2::{Digest, Sha256};
 use std::{collections::BTreeMap, fmt};
 use thiserror::Error;
 
-/// Buckets that the coins are spread over.
-pub const UTXO_BUCKETS: usize = 1024;
+pub use crate::primitives::state::UTXO_BUCKETS;
 /// Numbers in a bucket's state.
 pub const LANES: usize = 1024;
 /// Bytes of a bucket's state.
 pub const STATE_BYTES: usize = 2 * LANES;
 /// The BLAKE3 key derivation context that coins are hashed under.
 pub const COIN_CONTEXT: &str = "timecoin/utxo";
+
+/// Where a bucket begins among the outpoints in byte order: what stands before every one of its coins, and after every
+/// coin of the bucket before. Empty beyond the last: there is no end.
+pub fn bucket_start(index: usize) -> Vec<u8> {
+    match index {
+        0 => vec![0],
+        1..UTXO_BUCKETS => ((index as u16) << 6).to_be_bytes().to_vec(),
+        _ => Vec::new(),
+    }
+}
 
 /// The bucket of a coin: the first ten bits of its txid.
 pub const fn bucket_of(txid: &TxId) -> u16 {
@@ -60,6 +69,14 @@ impl LtHash {
     /// Takes a coin away.
     pub fn remove(&mut self, outpoint: &OutPoint, coin: &Coin) {
         self.remove_by(&CoinHasher::new(), outpoint, coin);
+    }
+
+    /// Adds many coins.
+    pub fn insert_all(&mut self, coins: &[(OutPoint, Coin)]) {
+        let hasher = CoinHasher::new();
+        for (outpoint, coin) in coins {
+            self.insert_by(&hasher, outpoint, coin);
+        }
     }
 
     fn insert_by(&mut self, hasher: &CoinHasher, outpoint: &OutPoint, coin: &Coin) {
@@ -171,7 +188,8 @@ impl Commitment {
         Ok(Self::from_buckets(buckets?))
     }
 
-    fn from_buckets(buckets: Vec<LtHash>) -> Self {
+    /// The commitment to what these buckets hold; 1,024 of them.
+    pub fn from_buckets(buckets: Vec<LtHash>) -> Self {
         let digests: Vec<Hash> = buckets.iter().map(LtHash::digest).collect();
         Self {
             buckets,

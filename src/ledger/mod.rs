@@ -14,4 +14,4 @@ pub mod view;
 pub use apply::{Applied, Batch, BlockError, Content, TransactionError};
 pub use check::{CheckBlockError, CheckError, Checked, CheckedTransaction};
 pub use commitment::{Commitment, CommitmentChange, LtHash, UTXO_BUCKETS};
-pub use view::{Changes, Location, Overlay, Tip, View, ViewError};
+pub use view::{Changes, Location, Overlay, StateStep, StateView, StateWrite, Tip, View, ViewError, Write};

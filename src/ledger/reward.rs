@@ -6,7 +6,7 @@
 //! nobody signed anything.
 
 use crate::primitives::{
-    Amount, ChainId, Coin, Epoch, Height, OutPoint, Output, TxId, ValidatorIndex, ValidatorSet, hash::tagged,
+    Amount, BlockCertificate, BlockHeader, ChainId, Coin, Epoch, Height, OutPoint, Output, TxId, ValidatorIndex, ValidatorSet, hash::tagged,
     message::Electorate,
 };
 
@@ -29,6 +29,23 @@ pub fn reward_txid(chain: &ChainId, epoch: Epoch) -> TxId {
 /// there; the chain goes on.
 pub fn issuance(supply: Amount, planned: Amount) -> Amount {
     supply.checked_add(planned).map_or(Amount::ZERO, |_| planned)
+}
+
+/// Counts the signers of the certificate in a block, by validator of the block's epoch. The certificate of an earlier
+/// epoch's closing block names validators of that epoch's set and counts for nothing.
+pub fn count_signers(
+    signed: &mut [u64],
+    header: &BlockHeader,
+    last_commit: Option<&BlockCertificate>,
+    epoch_length: u64,
+) {
+    let of_this_epoch = last_commit.filter(|commit| commit.height.epoch(epoch_length) == header.epoch);
+    for (validator, _) in of_this_epoch.iter().flat_map(|commit| &commit.signatures) {
+        let index = usize::try_from(*validator).ok();
+        if let Some(count) = index.and_then(|index| signed.get_mut(index)) {
+            *count += 1;
+        }
+    }
 }
 
 /// Shares `total` out at the closing block `height`. `signed` counts blocks by validator of the epoch's set.

@@ -62,7 +62,7 @@ impl View for MemoryView {
         Ok(self.tip.clone())
     }
     fn coin(&self, outpoint: &OutPoint) -> Result<Option<Coin>, ViewError> {
-        Ok(self.coins.get(outpoint).copied())
+        Ok(self.coins.get(outpoint).copied().filter(|coin| !coin.is_rejection()))
     }
     fn location(&self, txid: &TxId) -> Result<Option<Location>, ViewError> {
         Ok(self.locations.get(txid).copied())

@@ -1,7 +1,9 @@
 //! What rules may read: the committed state, and an overlay of it with changes that are not committed.
 
+use super::Batch;
 use crate::primitives::{
-    Amount, BlockId, Coin, CommittedBlock, Hash, Height, LockHash, OutPoint, Time, Transaction, TxId,
+    Amount, BlockId, CertifiedHeader, Coin, CommittedBlock, Epoch, Hash, Height, LockHash, OutPoint, Time, Transaction,
+    TxId,
 };
 use std::{collections::BTreeMap, fmt};
 use thiserror::Error;
@@ -171,6 +173,72 @@ pub struct Changes {
     pub spent: Vec<(OutPoint, Coin)>,
     /// Coins that are new.
     pub created: Vec<(OutPoint, Coin)>,
+}
+
+/// Reading the state whole: to serve it to newcomers, and to build it up as one.
+pub trait StateView: View {
+    /// The height of the first block that is kept; those before were pruned or never fetched. One above the tip when
+    /// there is none.
+    fn first_block(&self) -> Result<Height, ViewError>;
+    /// A block as its Protobuf bytes.
+    fn block_bytes(&self, height: Height) -> Result<Option<Vec<u8>>, ViewError>;
+    /// The header that closed an epoch.
+    fn closing_header(&self, epoch: Epoch) -> Result<Option<CertifiedHeader>, ViewError>;
+    /// Entries of the set of coins (marks of rejections among them) after a cursor, ascending, at most `limit`; and the
+    /// height that all of them are of.
+    fn coins_after(&self, cursor: &[u8], limit: usize) -> Result<(Height, Vec<(OutPoint, Coin)>), ViewError>;
+    /// The states of all buckets and the height that they are of; absent: empty.
+    fn buckets(&self) -> Result<(Height, Vec<(u16, Vec<u8>)>), ViewError>;
+    /// How far a state sync has come, as [`StateWrite::Step`] last said; `None`: none is under way and the state is
+    /// whole.
+    fn sync_progress(&self) -> Result<Option<Vec<u8>>, ViewError>;
+    /// Whether [`StateWrite::Wipe`] has left nothing.
+    fn is_wiped(&self) -> Result<bool, ViewError>;
+}
+
+/// One atomic write of a state sync. From the first to [`StateWrite::Finish`] the state is not whole, and the plain
+/// questions for it ([`View::tip`], [`View::coin`]) mean nothing.
+#[derive(Clone, Debug)]
+pub enum StateWrite {
+    /// Takes some of what is there away: coins, blocks, indexes, everything but the chain's name. To be repeated until
+    /// [`StateView::is_wiped`].
+    Wipe {
+        /// Remembered with it.
+        progress: Vec<u8>,
+    },
+    /// Something was fetched, replayed or thrown away.
+    Step(Box<StateStep>),
+    /// The state is whole: it becomes the committed one.
+    Finish {
+        /// Of it.
+        tip: Box<Tip>,
+        /// The buckets that hold coins.
+        buckets: Vec<(u16, Vec<u8>)>,
+    },
+}
+
+/// What [`StateWrite::Step`] changes.
+#[derive(Clone, Debug, Default)]
+pub struct StateStep {
+    /// Entries that go.
+    pub removed: Vec<(OutPoint, Coin)>,
+    /// Entries that come; one that is there already is the same.
+    pub added: Vec<(OutPoint, Coin)>,
+    /// Blocks that follow the last one, with what is needed to find their transactions.
+    pub blocks: Vec<(CommittedBlock, BlockId, Vec<TxId>)>,
+    /// Headers that closed epochs.
+    pub headers: Vec<CertifiedHeader>,
+    /// Remembered with it.
+    pub progress: Vec<u8>,
+}
+
+/// One atomic write.
+#[derive(Clone, Debug)]
+pub enum Write {
+    /// A decided block.
+    Block(Box<Batch>),
+    /// A step of a state sync.
+    State(StateWrite),
 }
 
 /// Questions that readers outside the loop ask of the store; rules never do.

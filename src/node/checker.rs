@@ -11,7 +11,7 @@ use super::{
     bridge,
     inbox::{Inbox, Item, Lane, ReplyTo},
     metrics::{Meters, record},
-    serve::BlockServer,
+    serve::StoreServer,
 };
 use crate::{
     api::SubmitError,
@@ -19,6 +19,7 @@ use crate::{
     network::{self, Commands, Topic},
     primitives::{Fault, PeerId, Request, message::Electorate},
     replica::{AnswerTicket, Input, InputError, input},
+    sync::serve::is_for_store,
 };
 use prost::bytes::Bytes;
 use std::{
@@ -238,8 +239,8 @@ pub struct Checker {
     pub inbox: Arc<Inbox>,
     /// For verdicts and punishments.
     pub commands: Commands,
-    /// Answers questions for blocks.
-    pub blocks: Arc<BlockServer>,
+    /// Answers questions for what is in the store.
+    pub served: Arc<StoreServer>,
     /// Counts.
     pub meters: Arc<Meters>,
 }
@@ -345,11 +346,11 @@ impl Checker {
             }
         };
         self.meters.checked.add(1);
-        if let Request::Blocks { from: first, max_count } = request {
-            if !self.blocks.offer(ticket, first, max_count) {
+        if is_for_store(&request) {
+            if !self.served.offer(ticket, request) {
                 self.meters.request_overload.add(1);
                 self.commands
-                    .answer(ticket, bridge::refusal("busy: too many questions for blocks wait"));
+                    .answer(ticket, bridge::refusal("busy: too many questions for the store wait"));
             }
             return;
         }

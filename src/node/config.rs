@@ -10,7 +10,7 @@ pub use help::{example, markdown};
 pub use source::{ConfigError, Origin, Override};
 
 use super::telemetry::LogFormat;
-use crate::{api, network, pool};
+use crate::{api, network, pool, sync};
 use serde::{Deserialize, Serialize};
 use source::Merged;
 use std::{
@@ -42,6 +42,49 @@ pub struct Config {
     pub store: StoreConfig,
     /// Threads that check signatures.
     pub check: CheckConfig,
+    /// Getting what the others have.
+    pub sync: SyncConfig,
+}
+
+/// Getting what the others have.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SyncConfig {
+    /// `auto` or `blocks`.
+    pub mode: sync::Mode,
+    /// A block that is trusted without the history before it, as `height:id`; empty: none.
+    pub checkpoint: String,
+    /// With an empty store: so many blocks behind, the state is fetched and not the history.
+    pub behind_blocks: u64,
+}
+
+impl Default for SyncConfig {
+    fn default() -> Self {
+        let sync::Config {
+            mode, behind_blocks, ..
+        } = sync::Config::default();
+        Self {
+            mode,
+            checkpoint: String::new(),
+            behind_blocks,
+        }
+    }
+}
+
+impl SyncConfig {
+    /// What the replica is told. Fails on a checkpoint that is none.
+    pub fn rules(&self) -> Result<sync::Config, String> {
+        let checkpoint = match self.checkpoint.as_str() {
+            "" => None,
+            text => Some(text.parse().map_err(|error| format!("sync.checkpoint: {error}"))?),
+        };
+        Ok(sync::Config {
+            mode: self.mode,
+            checkpoint,
+            behind_blocks: self.behind_blocks,
+            ..sync::Config::default()
+        })
+    }
 }
 
 /// Metrics and health.
@@ -72,6 +115,8 @@ pub struct StoreConfig {
     pub generation_bytes: usize,
     /// Bytes of memory for coins used lately.
     pub coin_cache_bytes: usize,
+    /// Blocks that are kept; 0: all.
+    pub retain_blocks: u64,
 }
 
 /// The check pool.
@@ -99,6 +144,7 @@ impl Default for Config {
             pool: pool::Config::default(),
             store: StoreConfig::default(),
             check: CheckConfig::default(),
+            sync: SyncConfig::default(),
         }
     }
 }
@@ -127,6 +173,7 @@ impl Default for StoreConfig {
             cache_bytes: 64 << 20,
             generation_bytes: 8 << 20,
             coin_cache_bytes: 16 << 20,
+            retain_blocks: 0,
         }
     }
 }
@@ -193,6 +240,8 @@ impl Config {
             self.check.max_waiting_bytes as u64,
             network::MAX_MESSAGE_SIZE as u64,
         )?;
+        at_least("sync.behind_blocks", self.sync.behind_blocks, 10)?;
+        self.sync.rules()?;
         if self.check.threads > 256 {
             return Err(format!("check.threads is {}, expected at most 256", self.check.threads));
         }

@@ -53,7 +53,7 @@ use metrics::{Meters, Prepared, Sources};
 use open::Opened;
 use ready::{Readiness, Watch};
 use run::{Heartbeat, Loop, RunError};
-use serve::BlockServer;
+use serve::StoreServer;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use thiserror::Error;
 use threads::Threads;
@@ -113,7 +113,7 @@ struct Running {
     threads: Threads,
     jobs: Arc<Jobs>,
     inbox: Arc<Inbox>,
-    blocks: Arc<BlockServer>,
+    blocks: Arc<StoreServer>,
     flushing: Arc<Flushing>,
 }
 
@@ -150,7 +150,7 @@ impl Node {
         let jobs = Arc::new(Jobs::new(config.check.max_waiting, config.check.max_waiting_bytes));
         let flushing = Arc::new(Flushing::default());
         let heartbeat = Arc::new(Heartbeat::new());
-        let (blocks, block_worker) = BlockServer::new(opened.store.clone(), commands.clone());
+        let (blocks, block_worker) = StoreServer::new(opened.store.clone(), commands.clone());
         let (ready_sender, ready) = watch::channel(false);
         let watch = Watch {
             snapshot: snapshot.clone(),
@@ -210,7 +210,7 @@ impl Node {
             jobs: jobs.clone(),
             inbox: inbox.clone(),
             commands: commands.clone(),
-            blocks,
+            served: blocks,
             meters: meters.clone(),
         };
         let on_events = {
@@ -334,7 +334,7 @@ fn start_threads(
     threads: &Threads,
     config: &Config,
     checker: Checker,
-    blocks: serve::BlockWorker,
+    blocks: serve::StoreWorker,
     the_loop: Loop,
     first: crate::replica::Effects,
     store: Arc<crate::store::ledger_store::LedgerStore>,

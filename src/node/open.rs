@@ -10,11 +10,11 @@ use super::{
 use crate::{
     api, network,
     primitives::{Genesis, PublicKey, genesis::GenesisError, limits::MAX_GENESIS_SIZE, message::Electorate},
-    replica::{Effects, OpenError, Records, Replica, SafetyRecord, Setup},
+    replica::{Core, Effects, OpenError, Records, SafetyRecord, Setup},
     signer::{KeyFile, KeyFileError, KeyKind, LocalSigner},
     store::{
         backend::StoreError,
-        ledger_store::{LedgerStore, LedgerStoreError},
+        ledger_store::{LedgerStore, LedgerStoreError, StoreOptions},
         sled_backend::{SledBackend, SledOptions},
     },
 };
@@ -102,7 +102,7 @@ pub(super) struct Opened {
     pub genesis: Arc<Genesis>,
     pub electorate: Electorate,
     pub store: Arc<LedgerStore>,
-    pub replica: Replica,
+    pub replica: Core,
     /// Of opening the replica, to be served first.
     pub first: Effects,
     pub voice: Option<Voice>,
@@ -163,7 +163,10 @@ fn open_blocking(config: &Config, meters: &Arc<Meters>) -> Result<Opened, StartE
     let store = Arc::new(LedgerStore::open_with(
         backend,
         &genesis,
-        config.store.coin_cache_bytes,
+        StoreOptions {
+            coin_cache_bytes: config.store.coin_cache_bytes,
+            retain_blocks: config.store.retain_blocks,
+        },
     )?);
     let identity_seed = node_key(&config.node_key())?;
     let validator = key.as_ref().map(KeyFile::public_key);
@@ -198,7 +201,8 @@ fn open_blocking(config: &Config, meters: &Arc<Meters>) -> Result<Opened, StartE
     if let Some(own) = validator.filter(|own| genesis.validators.index_of(own).is_none()) {
         tracing::warn!(key = %own, "the validator key is not in the validator set: this node does not vote");
     }
-    let (replica, mut first) = Replica::open(setup, store.as_ref(), records, clock::wall())?;
+    let sync = config.sync.rules().unwrap_or_default();
+    let (replica, mut first) = Core::open(setup, sync, store.as_ref(), records, clock::wall())?;
     let voice = match key {
         None => None,
         Some(key) => {
@@ -228,7 +232,7 @@ fn replace_lost(
     key: &KeyFile,
     chain: crate::primitives::ChainId,
     meters: &Arc<Meters>,
-    replica: &Replica,
+    replica: &Core,
     first: &mut Effects,
 ) -> Result<Safety, StartError> {
     let mut records = std::mem::take(&mut first.remember);

@@ -83,6 +83,10 @@ fn judge(snapshot: &Snapshot, peers: usize, set: &ValidatorSet, params: &Params,
             "connected to {peers} peers, at least {needed} are needed for a quorum"
         ));
     }
+    if snapshot.sync.is_some() {
+        reasons.push(snapshot.silent_reason.clone());
+        return reasons;
+    }
     if snapshot.catching_up {
         let (height, claimed) = (snapshot.height, snapshot.claimed_height);
         reasons.push(format!("catching up: at height {height}, peers claim {claimed}"));
@@ -157,6 +161,7 @@ mod tests {
             silent_reason: String::new(),
             claimed_height: Height(5),
             catching_up: false,
+            sync: None,
             peers: 3,
             pool: PoolStats::default(),
             counters: Counters::default(),

@@ -15,10 +15,10 @@ use super::{
 };
 use crate::{
     api::SubmitError,
-    ledger::ViewError,
+    ledger::{ViewError, Write},
     network::{self, Commands},
     primitives::{ChainId, Fault, Gossip, Request, Time, TxId, limits},
-    replica::{Committed, Effects, Event, Input, Replica, RequestId, Send, Snapshot, Statement, Ticket},
+    replica::{Committed, Core, Effects, Event, Input, RequestId, Send, Snapshot, Statement, Ticket},
     signer::{Signer, SignerError},
     store::ledger_store::{LedgerStore, LedgerStoreError},
 };
@@ -116,7 +116,7 @@ pub struct Voice {
 /// Everything that the loop touches.
 pub struct Loop {
     /// Decides.
-    pub replica: Replica,
+    pub replica: Core,
     /// Read by the replica, written here.
     pub store: Arc<LedgerStore>,
     /// Only on validators.
@@ -182,7 +182,8 @@ impl Loop {
             if std::mem::take(&mut memory.spoke) {
                 rest_until = start + PACE;
             }
-            if self.voice.as_ref().is_some_and(|voice| voice.safety.wants_trimming()) {
+            let whole = !self.store.is_syncing();
+            if whole && self.voice.as_ref().is_some_and(|voice| voice.safety.wants_trimming()) {
                 self.trim(&mut memory)?;
             }
         }
@@ -193,10 +194,10 @@ impl Loop {
         if !memory.own.is_empty() {
             return now;
         }
-        self.clock.now();
+        let time = self.clock.now();
         let wait = self
             .replica
-            .deadline()
+            .deadline(time)
             .map_or(HEARTBEAT, |deadline| self.clock.until(deadline));
         now + wait.min(HEARTBEAT)
     }
@@ -217,7 +218,7 @@ impl Loop {
                 self.handle(now, input, &mut effects)?;
             }
         }
-        if self.replica.deadline().is_some_and(|deadline| deadline <= now) {
+        if self.replica.deadline(now).is_some_and(|deadline| deadline <= now) {
             any = true;
             self.handle(now, Input::Tick, &mut effects)?;
         }
@@ -233,11 +234,14 @@ impl Loop {
         self.write(effects)
     }
 
-    /// Applies a decided block at once: the next input sees it.
+    /// Applies a decided block, or a step of a state sync, at once: the next input sees it.
     fn write(&self, effects: &mut Effects) -> Result<(), RunError> {
-        if let Some(batch) = effects.write.take() {
-            let start = Instant::now();
-            self.store.apply(&batch)?;
+        let Some(write) = effects.write.take() else {
+            return Ok(());
+        };
+        let start = Instant::now();
+        self.store.write(&write)?;
+        if let Write::Block(batch) = &write {
             record(&self.meters.block_write, start.elapsed());
             self.flushing.wrote(batch.applied.tip.height);
         }
@@ -385,6 +389,9 @@ impl Loop {
                 self.meters.evidence.add(1);
                 tracing::error!(validator, what, "evidence against a validator");
             }
+            Event::Synced { height, block } => {
+                tracing::info!(height = height.0, block = %block.short(), "the state is fetched and verified");
+            }
             Event::Trouble(what) => {
                 self.meters.troubles.add(1);
                 tracing::warn!(what, "trouble");
@@ -430,8 +437,9 @@ impl Loop {
         }
         // The log may forget only what the store holds on the disk: a power cut must not take both.
         self.store.flush()?;
-        let live = self.replica.live_records();
-        if let Some(voice) = &mut self.voice {
+        if let Some(voice) = &mut self.voice
+            && let Some(live) = self.replica.live_records()
+        {
             voice.safety.trim(&live)?;
         }
         Ok(())

@@ -48,6 +48,9 @@ pub enum PoolError {
     /// A block rejected it.
     #[error("transaction {0} was rejected by a block and is never valid again: build a new one")]
     Rejected(TxId),
+    /// The node does not know yet which coins there are.
+    #[error("this node is syncing its state: try another one, or later")]
+    Syncing,
     /// The pool is full of better paying ones.
     #[error(
         "the pool is full: transaction {txid} pays {rate_milli} thousandths of a unit per byte, more than {floor_milli} \
@@ -68,7 +71,7 @@ impl PoolError {
     pub const fn fault(&self) -> Fault {
         match self {
             Self::Invalid(error) => error.fault(),
-            Self::Conflict { .. } | Self::Full { .. } => Fault::None,
+            Self::Conflict { .. } | Self::Full { .. } | Self::Syncing => Fault::None,
             Self::Rejected(_) => Fault::Late,
         }
     }

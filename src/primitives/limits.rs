@@ -5,6 +5,10 @@
 pub const MAX_MESSAGE_SIZE: usize = 10_000_000;
 /// Blocks asked for in one request.
 pub const MAX_BLOCKS_PER_REQUEST: u32 = 100;
+/// Coins asked for in one request.
+pub const MAX_UTXOS_PER_PAGE: u32 = 1_000;
+/// Epoch-closing headers asked for in one request.
+pub const MAX_HEADERS_PER_REQUEST: u32 = 100;
 /// Bytes of a signed transaction.
 pub const MAX_TRANSACTION_SIZE: usize = 100_000;
 /// Inputs of a transaction.

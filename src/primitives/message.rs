@@ -7,13 +7,15 @@ use super::{
     block::{BlockHeader, CommittedBlock},
     certificate::{BlockCertificate, Certificate, CertificateError, RoundCertificate, check_prepared},
     fault::Fault,
-    hash::{BlockId, ChainId, TxId},
+    hash::{BlockId, ChainId, Hash, TxId},
     keys::{Signature, SignatureBatch},
     limits::{
-        MAX_BLOCK_REJECTIONS, MAX_BLOCK_TRANSACTIONS, MAX_BLOCKS_PER_REQUEST, MAX_TRANSACTION_BYTES_PER_MESSAGE,
-        MAX_TRANSACTIONS_PER_MESSAGE, MAX_TXIDS_PER_REQUEST, MAX_VALIDATORS, MAX_VOTE_BATCHES_PER_REQUEST,
+        MAX_BLOCK_REJECTIONS, MAX_BLOCK_TRANSACTIONS, MAX_BLOCKS_PER_REQUEST, MAX_HEADERS_PER_REQUEST,
+        MAX_TRANSACTION_BYTES_PER_MESSAGE, MAX_TRANSACTIONS_PER_MESSAGE, MAX_TXIDS_PER_REQUEST, MAX_UTXOS_PER_PAGE,
+        MAX_VALIDATORS, MAX_VOTE_BATCHES_PER_REQUEST,
     },
     quorum::{ValidatorIndex, ValidatorSet},
+    state::{self, CertifiedHeader, CoinPage, MAX_CURSOR},
     time::{Epoch, Height, Round},
     vote::{
         BlockVote, EpochSeal, Phase, ViewChange, VoteBatch, VoteKind, block_vote_digest, txids_from_bytes,
@@ -433,6 +435,24 @@ pub enum Request {
         /// Its block.
         block: BlockId,
     },
+    /// Coins after a cursor.
+    Coins {
+        /// 0 to 36 bytes: the first of an outpoint.
+        cursor: Vec<u8>,
+        /// 1 to 1,000.
+        limit: u32,
+        /// Where to stop: 0 to 36 bytes; empty: at the end.
+        end: Vec<u8>,
+    },
+    /// The digests of the coin commitment's buckets.
+    Digests,
+    /// Headers that closed epochs.
+    ClosingHeaders {
+        /// The first wanted.
+        from: Epoch,
+        /// 1 to 100.
+        max_count: u32,
+    },
 }
 
 impl Request {
@@ -444,6 +464,9 @@ impl Request {
             Self::Transactions(_) => "transactions",
             Self::Certificates { .. } => "certificates",
             Self::Proposal { .. } => "proposal",
+            Self::Coins { .. } => "coins",
+            Self::Digests => "digests",
+            Self::ClosingHeaders { .. } => "closing_headers",
         }
     }
 
@@ -477,6 +500,16 @@ impl Request {
             Self::Proposal { height, block } => Kind::Proposal(proto::GetProposal {
                 height: height.0,
                 block_id: block.0.to_vec(),
+            }),
+            Self::Coins { cursor, limit, end } => Kind::Coins(proto::GetUtxoSetPage {
+                cursor: cursor.clone(),
+                limit: *limit,
+                end: end.clone(),
+            }),
+            Self::Digests => Kind::Digests(proto::GetBucketDigests { version: 1 }),
+            Self::ClosingHeaders { from, max_count } => Kind::ClosingHeaders(proto::GetClosingHeaders {
+                from_epoch: from.0,
+                max_count: *max_count,
             }),
         };
         proto::Request { kind: Some(kind) }.encode_to_vec()
@@ -524,6 +557,31 @@ impl Request {
                 height: Height(get.height),
                 block: BlockId(wire::array("requested block id", &get.block_id)?),
             },
+            Kind::Coins(get) => {
+                wire::count("requested coins", get.limit as usize, 1, MAX_UTXOS_PER_PAGE as usize)?;
+                wire::count("bytes of a coin cursor", get.cursor.len(), 0, MAX_CURSOR)?;
+                wire::count("bytes of a coin range's end", get.end.len(), 0, MAX_CURSOR)?;
+                Self::Coins {
+                    cursor: get.cursor,
+                    limit: get.limit,
+                    end: get.end,
+                }
+            }
+            Kind::Digests(get) if get.version == 1 => Self::Digests,
+            Kind::Digests(get) => {
+                return Err(DecodeError::Unknown {
+                    what: "version of bucket digests",
+                    value: get.version.into(),
+                });
+            }
+            Kind::ClosingHeaders(get) => {
+                let max = MAX_HEADERS_PER_REQUEST as usize;
+                wire::count("requested headers", get.max_count as usize, 1, max)?;
+                Self::ClosingHeaders {
+                    from: Epoch(get.from_epoch),
+                    max_count: get.max_count,
+                }
+            }
         })
     }
 }
@@ -548,6 +606,22 @@ pub enum Response {
     Proposal(Box<Proposal>),
     /// Not answered, and why.
     Refused(String),
+    /// Coins.
+    Coins(CoinPage),
+    /// The digests of all buckets after a block.
+    Digests {
+        /// Its height.
+        height: Height,
+        /// In order.
+        digests: Vec<Hash>,
+    },
+    /// One for each epoch from the one asked for, as many as there are and fit.
+    ClosingHeaders(Vec<CertifiedHeader>),
+    /// The blocks asked for are not kept any more.
+    Pruned {
+        /// The first that is.
+        from: Height,
+    },
 }
 
 /// Longest reason of a refusal that is read, in bytes.
@@ -573,6 +647,12 @@ impl Response {
             }),
             Self::Proposal(proposal) => Kind::Proposal(proposal.to_proto()),
             Self::Refused(reason) => Kind::Refused(reason.clone()),
+            Self::Coins(page) => Kind::Coins(page.to_proto()),
+            Self::Digests { height, digests } => Kind::Digests(state::digests_to_proto(*height, digests)),
+            Self::ClosingHeaders(headers) => Kind::ClosingHeaders(proto::ClosingHeaders {
+                headers: headers.iter().map(CertifiedHeader::to_proto).collect(),
+            }),
+            Self::Pruned { from } => Kind::Pruned(from.0),
         };
         proto::Response { kind: Some(kind) }.encode_to_vec()
     }
@@ -628,6 +708,18 @@ impl Response {
                 wire::count("bytes of a reason", reason.len(), 0, MAX_REASON)?;
                 Self::Refused(reason)
             }
+            Kind::Coins(page) => Self::Coins(CoinPage::from_proto(page)?),
+            Kind::Digests(message) => {
+                let (height, digests) = state::digests_from_proto(&message)?;
+                Self::Digests { height, digests }
+            }
+            Kind::ClosingHeaders(message) => {
+                let max = MAX_HEADERS_PER_REQUEST as usize;
+                wire::count("closing headers", message.headers.len(), 0, max)?;
+                let headers = message.headers.iter().map(CertifiedHeader::from_proto);
+                Self::ClosingHeaders(headers.collect::<Result<_, _>>()?)
+            }
+            Kind::Pruned(from) => Self::Pruned { from: Height(from) },
         })
     }
 }

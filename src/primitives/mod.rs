@@ -17,6 +17,7 @@ pub mod message;
 #[macro_use]
 pub mod planted;
 pub mod quorum;
+pub mod state;
 pub mod time;
 pub mod transaction;
 pub mod vote;
@@ -31,6 +32,7 @@ pub use genesis::{Genesis, Params};
 pub use hash::{BlockId, ChainId, Hash, LockHash, TxId};
 pub use keys::{PublicKey, SecretKey, Signature, SignatureBatch};
 pub use message::{Gossip, PeerId, Proposal, Request, Response, Status};
+pub use state::{CertifiedHeader, CoinPage};
 pub use quorum::{Tally, Validator, ValidatorIndex, ValidatorSet};
 pub use time::{Epoch, Height, Round, Time};
 pub use transaction::{Coin, Multisig, OutPoint, Output, Transaction, TransactionBody, Witness};

@@ -44,6 +44,10 @@ mod switch {
         StaleRoot,
         /// A validator starts as if its safety log were new.
         ForgetLog,
+        /// A newcomer believes every bucket of coins.
+        BucketsUnchecked,
+        /// A newcomer does not replay the blocks that came after its pages.
+        NoReplay,
     }
 
     thread_local! {

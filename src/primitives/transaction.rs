@@ -22,6 +22,16 @@ pub struct OutPoint {
 }
 
 impl OutPoint {
+    /// Where the mark stands that a transaction was rejected ([`Coin::rejection`]). No transaction has so many outputs.
+    pub const fn rejection(txid: TxId) -> Self {
+        Self { txid, index: u32::MAX }
+    }
+
+    /// Whether it is the place of such a mark.
+    pub const fn is_rejection(&self) -> bool {
+        self.index == u32::MAX
+    }
+
     /// 36 bytes: txid, index big-endian. How stores key it.
     pub fn to_bytes(&self) -> [u8; 36] {
         let mut bytes = [0; 36];
@@ -100,26 +110,52 @@ pub struct Coin {
 }
 
 impl Coin {
-    /// Canonical Protobuf bytes: stored, paged, and hashed into the coin commitment together with the outpoint.
-    pub fn encode(&self) -> Vec<u8> {
+    /// The mark that a block at `height` rejected a transaction. It stands among the coins, at
+    /// [`OutPoint::rejection`], so that whoever has the coins knows what is never valid again. No transaction can spend
+    /// it: its value is zero, and nothing hashes to its lock.
+    pub const fn rejection(height: Height) -> Self {
+        Self {
+            output: Output {
+                value: Amount::ZERO,
+                lock: LockHash([0; 32]),
+            },
+            height,
+        }
+    }
+
+    /// Whether it is the mark of a rejection.
+    pub fn is_rejection(&self) -> bool {
+        self.output == Self::rejection(self.height).output
+    }
+
+    pub(crate) fn to_proto(self) -> proto::Coin {
         proto::Coin {
             value: self.output.value.0,
             lock: self.output.lock.0.to_vec(),
             height: self.height.0,
         }
-        .encode_to_vec()
+    }
+
+    pub(crate) fn from_proto(message: proto::Coin) -> Result<Self, DecodeError> {
+        let height = Height(message.height);
+        if message.value == 0 && message.lock == [0; 32] {
+            return Ok(Self::rejection(height));
+        }
+        let output = Output::from_proto(&proto::Output {
+            value: message.value,
+            lock: message.lock,
+        })?;
+        Ok(Self { output, height })
+    }
+
+    /// Canonical Protobuf bytes: stored, paged, and hashed into the coin commitment together with the outpoint.
+    pub fn encode(&self) -> Vec<u8> {
+        self.to_proto().encode_to_vec()
     }
 
     /// Back from [`Coin::encode`].
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        let message: proto::Coin = wire::decode_canonical("coin", bytes)?;
-        Ok(Self {
-            output: Output::from_proto(&proto::Output {
-                value: message.value,
-                lock: message.lock,
-            })?,
-            height: Height(message.height),
-        })
+        Self::from_proto(wire::decode_canonical("coin", bytes)?)
     }
 }
 

@@ -4,7 +4,7 @@ use super::{Committed, Dropped, Effects, Event, Replica, SafetyRecord, Silence, 
 use crate::{
     epoch::Seals,
     ledger::{
-        Batch, CheckedTransaction, Content, Overlay, TransactionError, View, ViewError,
+        Batch, CheckedTransaction, Content, Overlay, TransactionError, View, ViewError, Write,
         apply::{apply_block, build_header, validate},
     },
     primitives::{
@@ -350,10 +350,8 @@ impl Replica {
             seals,
             last_commit,
         };
-        effects.write = Some(Batch {
-            applied,
-            block: CommittedBlock { block, commit },
-        });
+        let block = CommittedBlock { block, commit };
+        effects.write = Some(Write::Block(Box::new(Batch { applied, block })));
         self.wrote = true;
     }
 

@@ -13,10 +13,9 @@ use super::{Answer, Asked, Effects, Replica, RequestId, Send, blocks::Missing, i
 use crate::{
     ledger::{View, ViewError},
     primitives::{
-        BlockId, Fault, Gossip, PeerId, Request, Response, Status, Time, TxId, VoteKind,
+        BlockId, Fault, Gossip, Height, PeerId, Request, Response, Status, Time, TxId, VoteKind,
         limits::{ANSWER_BYTES, MAX_TXIDS_PER_REQUEST},
     },
-    sync::serve,
 };
 use rand::RngExt;
 use std::collections::BTreeSet;
@@ -56,6 +55,11 @@ impl Due {
     /// The earliest.
     pub(super) fn at(&self) -> Time {
         self.ask.min(self.status).min(self.resend)
+    }
+
+    /// Somebody can be asked for more: look at once.
+    pub(super) const fn hurry_asking(&mut self) {
+        self.ask = Time(0);
     }
 
     /// Something is known to be missing: look at once.
@@ -116,8 +120,8 @@ impl Replica {
     }
 
     fn ask_around(&mut self, now: Time, effects: &mut Effects) {
-        if let Some((peer, request)) = self.next_block_request(now) {
-            self.ask(peer, Asked::Blocks, request, effects);
+        while let Some((peer, first, request)) = self.next_block_request(now) {
+            self.ask(peer, Asked::Blocks(first), request, effects);
         }
         let busy: BTreeSet<_> = self
             .asked
@@ -153,10 +157,16 @@ impl Replica {
         self.ask_missing(missing, effects);
     }
 
-    fn next_block_request(&mut self, now: Time) -> Option<(PeerId, Request)> {
+    fn next_block_request(&mut self, now: Time) -> Option<(PeerId, Height, Request)> {
+        if self.asked.len() >= MAX_ASKED {
+            return None;
+        }
         let rng = &mut self.rng;
-        self.sync
-            .next_request(now, self.tip.height, |count| rng.random_range(0..count))
+        let (peer, request) = self
+            .sync
+            .next_request(now, self.tip.height, |count| rng.random_range(0..count))?;
+        let Request::Blocks { from, .. } = request else { return None };
+        Some((peer, from, request))
     }
 
     /// Asks for bodies and lock certificates, except those that somebody was asked for already.
@@ -262,10 +272,7 @@ impl Replica {
             return Ok(());
         };
         match (asked, answer) {
-            (Asked::Blocks, Some(Answer::Blocks { blocks, tip })) => {
-                self.sync.on_answer(now, from, self.tip.height, Some((blocks, tip)));
-            }
-            (Asked::Blocks, _) => self.sync.on_answer(now, from, self.tip.height, None),
+            (Asked::Blocks(first), answer) => self.on_blocks(now, from, first, answer),
             (Asked::Votes(validator), Some(Answer::Votes(batches))) => {
                 for batch in batches {
                     self.watch_own(batch.epoch, batch.validator, batch.sequence, effects);
@@ -306,12 +313,23 @@ impl Replica {
         Ok(())
     }
 
+    fn on_blocks(&mut self, now: Time, from: PeerId, first: Height, answer: Option<Answer>) {
+        let tip = self.tip.height;
+        match answer {
+            Some(Answer::Pruned(kept)) => self.sync.on_pruned(now, from, first, tip, kept),
+            Some(Answer::Blocks { blocks, tip: claim }) => {
+                self.sync.on_answer(now, from, first, tip, Some((blocks, claim)));
+                self.chores.hurry_asking();
+            }
+            _ => self.sync.on_answer(now, from, first, tip, None),
+        }
+    }
+
     // ---- answers to others --------------------------------------------------------------------------------------
 
-    /// Answers a peer's question from what is in memory; blocks come from the store.
-    pub(super) fn answer(&self, view: &dyn View, request: Request) -> Result<Response, ViewError> {
-        Ok(match request {
-            Request::Blocks { from, max_count } => serve::blocks(view, from, max_count)?,
+    /// Answers a peer's question from what is in memory. What is in the store is answered by [`crate::sync::serve::answer`].
+    pub(super) fn answer(&self, request: Request) -> Response {
+        match request {
             Request::Votes {
                 epoch,
                 validator,
@@ -355,6 +373,9 @@ impl Replica {
                 Some(proposal) => Response::Proposal(Box::new(proposal.clone())),
                 None => Response::Refused(format!("no proposal {} at height {height} here", block.short())),
             },
-        })
+            Request::Blocks { .. } | Request::Coins { .. } | Request::Digests | Request::ClosingHeaders { .. } => {
+                Response::Refused(format!("{} are in the store", request.name()))
+            }
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::input::{AnswerTicket, GossipId, RequestId, Ticket};
 use crate::{
-    ledger::Batch,
+    ledger::Write,
     pool::PoolError,
     primitives::{
         BlockCertificate, BlockId, BlockVote, Certificate, ChainId, DecodeError, EpochSeal, Fault, Gossip, Height,
@@ -21,8 +21,8 @@ use std::sync::Arc;
 /// handler can speak before it has remembered, since it does not speak at all.
 #[derive(Debug, Default)]
 pub struct Effects {
-    /// One decided block, to be applied to the store at once.
-    pub write: Option<Batch>,
+    /// One decided block, or a step of a state sync, to be applied to the store at once.
+    pub write: Option<Write>,
     /// To be appended to the safety log and synced before anything below leaves.
     pub remember: Vec<SafetyRecord>,
     /// To be signed with the validator's key, published, and handed back as [`super::Input::Own`].
@@ -37,6 +37,21 @@ pub struct Effects {
     pub replies: Vec<Reply>,
     /// For whoever listens.
     pub events: Vec<Event>,
+}
+
+impl Effects {
+    /// Takes over what another input led to. At most one of them writes.
+    pub fn append(&mut self, other: Self) {
+        debug_assert!(self.write.is_none() || other.write.is_none(), "two writes before the first is applied");
+        self.write = self.write.take().or(other.write);
+        self.remember.extend(other.remember);
+        self.sign.extend(other.sign);
+        self.send.extend(other.send);
+        self.verdicts.extend(other.verdicts);
+        self.faults.extend(other.faults);
+        self.replies.extend(other.replies);
+        self.events.extend(other.events);
+    }
 }
 
 /// What becomes of a gossip message.
@@ -91,6 +106,13 @@ pub enum Event {
     Final(TxId),
     /// A block was decided.
     Committed(Arc<Committed>),
+    /// A state sync has ended well: the node has the state after this block.
+    Synced {
+        /// Its height.
+        height: Height,
+        /// Its name.
+        block: BlockId,
+    },
     /// A transaction left the pool without being committed.
     Dropped {
         /// Which.

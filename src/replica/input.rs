@@ -10,8 +10,8 @@ use crate::{
         check::{self, CheckBlockError},
     },
     primitives::{
-        BlockVote, Certificate, CommittedBlock, EpochSeal, Fault, Gossip, Height, PeerId, Proposal, Request, Response,
-        SignatureBatch, Status, ViewChange, VoteBatch,
+        BlockVote, Certificate, CertifiedHeader, CoinPage, CommittedBlock, EpochSeal, Fault, Gossip, Hash, Height,
+        PeerId, Proposal, Request, Response, SignatureBatch, Status, ViewChange, VoteBatch,
         message::{Electorate, MessageError},
     },
 };
@@ -72,6 +72,19 @@ pub enum Answer {
     Proposal(Box<Proposal>),
     /// None, and why.
     Refused(String),
+    /// Coins, as a peer says.
+    Coins(CoinPage),
+    /// Digests of the coin commitment's buckets, as a peer says.
+    Digests {
+        /// After this block.
+        height: Height,
+        /// All of them.
+        digests: Vec<Hash>,
+    },
+    /// Headers that closed epochs, certified.
+    ClosingHeaders(Vec<CertifiedHeader>),
+    /// The peer keeps blocks only from this height on.
+    Pruned(Height),
 }
 
 /// One thing that happens to the replica.
@@ -230,8 +243,8 @@ pub fn check_response(electorate: &Electorate, bytes: &[u8]) -> Result<Answer, I
     let response = Response::decode(bytes).map_err(MessageError::from)?;
     Ok(match response {
         Response::Blocks { blocks, tip } => {
-            let contents = blocks.iter().map(|block| check::check_certified(electorate, block));
-            let contents: Vec<Content> = contents.collect::<Result<_, _>>()?;
+            let contents = check::check_certified_all(electorate, &blocks);
+            let contents: Vec<Content> = contents.into_iter().collect::<Result<_, _>>()?;
             Answer::Blocks {
                 blocks: blocks.into_iter().zip(contents).collect(),
                 tip,
@@ -265,6 +278,20 @@ pub fn check_response(electorate: &Electorate, bytes: &[u8]) -> Result<Answer, I
             Answer::Proposal(proposal)
         }
         Response::Refused(reason) => Answer::Refused(reason),
+        Response::Coins(page) => Answer::Coins(page),
+        Response::Digests { height, digests } => Answer::Digests { height, digests },
+        Response::ClosingHeaders(headers) => {
+            let mut batch = SignatureBatch::new();
+            for header in &headers {
+                let queued = header.queue_signatures(electorate, &mut batch);
+                queued.map_err(MessageError::from)?;
+            }
+            if !batch.all_valid() {
+                return Err(MessageError::Signature("closing headers").into());
+            }
+            Answer::ClosingHeaders(headers)
+        }
+        Response::Pruned { from } => Answer::Pruned(from),
     })
 }
 

@@ -5,6 +5,7 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | `core.rs` | the replica, or the state sync before it: what a shell runs |
 //! | `input.rs` | what may come in, and the checks it has passed |
 //! | `effects.rs` | what it wants done, and in which order |
 //! | `open.rs` | from a store and a safety log to a replica that contradicts neither |
@@ -18,12 +19,14 @@ mod admission;
 mod awaiting;
 mod blocks;
 mod chores;
+pub mod core;
 pub mod effects;
 pub mod input;
 mod open;
 pub mod payments;
 pub mod stats;
 
+pub use core::Core;
 pub use effects::{Committed, Dropped, Effects, Event, Reply, SafetyRecord, Send, Statement, Verdict};
 pub use input::{Answer, AnswerTicket, GossipId, Input, InputError, Message, RequestId, Ticket};
 pub use payments::{Known, Payments, State};
@@ -36,7 +39,7 @@ use crate::{
     ledger::{Applied, CheckedTransaction, Commitment, Content, Tip, View, ViewError},
     pool::{self, Pool},
     primitives::{
-        BlockCertificate, BlockId, Coin, Epoch, Fault, Genesis, Gossip, OutPoint, Params, PeerId, Phase, Proposal,
+        BlockCertificate, BlockId, Coin, Epoch, Fault, Genesis, Gossip, Height, OutPoint, Params, PeerId, Phase, Proposal,
         PublicKey, Round, RoundCertificate, Time, TxId, ValidatorIndex, VoteKind,
         limits::{MAX_TRANSACTION_BYTES_PER_MESSAGE, MAX_TRANSACTIONS_PER_MESSAGE},
         message::Electorate,
@@ -84,6 +87,22 @@ pub enum OpenError {
     /// The store is of another chain.
     #[error("the store does not belong to this genesis: {0}")]
     Chain(String),
+    /// What is remembered of a state sync cannot be read.
+    #[error(
+        "the store says that its state is being synced, but not how far: {0}. Move the store away (keep the safety \
+         log!) and start again"
+    )]
+    Sync(String),
+    /// A checkpoint in the middle of an epoch.
+    #[error(
+        "sync.checkpoint is of height {found}, expected the last of an epoch: a multiple of {epoch_length} on this chain"
+    )]
+    Checkpoint {
+        /// Its height.
+        found: Height,
+        /// Heights in an epoch.
+        epoch_length: u64,
+    },
     /// A record makes no sense.
     #[error("the safety log cannot be used: {0}")]
     Record(String),
@@ -96,7 +115,8 @@ const BRISK_BLOCK: usize = 256;
 /// What was asked of a peer.
 #[derive(Clone, Debug)]
 enum Asked {
-    Blocks,
+    /// From this height on.
+    Blocks(Height),
     Votes(ValidatorIndex),
     Bodies(Vec<TxId>),
     Certificates,
@@ -192,7 +212,7 @@ impl Replica {
             }
             Input::Submit { ticket, transaction } => self.on_submit(now, view, ticket, transaction, effects)?,
             Input::Request { ticket, request, .. } => {
-                let response = self.answer(view, request)?;
+                let response = self.answer(request);
                 effects.send.push(Send::Answer { ticket, response });
             }
             Input::Response { from, request, answer } => self.on_answer(now, view, from, request, answer, effects)?,
@@ -240,20 +260,37 @@ impl Replica {
     }
 
     /// When to call with [`Input::Tick`]; in the past: at once.
-    pub fn deadline(&self) -> Option<Time> {
-        if self.wrote || self.revive || self.sync.has_blocks() || self.awaiting.is_due() {
+    pub fn deadline(&self, now: Time) -> Option<Time> {
+        if self.wrote || self.revive || self.sync.has_block(self.tip.height) || self.awaiting.is_due() {
             return Some(Time(0));
         }
         [
             self.finality.deadline(),
             self.consensus.deadline(),
             self.finality.next_candidate_at(),
-            self.sync.deadline(self.tip.height),
+            self.sync.deadline(now, self.tip.height),
             Some(self.chores.at()),
         ]
         .into_iter()
         .flatten()
         .min()
+    }
+
+    /// A peer that was there before this replica was opened.
+    pub(super) fn on_peer(&mut self, now: Time, peer: PeerId, claim: Height) {
+        self.peers.insert(peer);
+        self.sync.on_claim(now, peer, claim, self.tip.height);
+        self.chores.hurry();
+    }
+
+    /// The last committed height.
+    pub(super) const fn height(&self) -> Height {
+        self.tip.height
+    }
+
+    /// Whether nobody who is ahead keeps the blocks that are missing here.
+    pub(super) fn lacks_blocks(&self) -> bool {
+        self.sync.lacks_blocks(self.tip.height)
     }
 
     /// Payments for readers outside the loop.
@@ -287,6 +324,7 @@ impl Replica {
             },
             claimed_height: self.sync.claimed(),
             catching_up: self.sync.is_catching_up(),
+            sync: None,
             peers: self.peers.len(),
             pool: PoolStats {
                 pending: self.pool.len() as u64,

@@ -20,6 +20,19 @@ impl Replica {
     /// Opens the replica over a committed state and what was remembered. The effects are those of a first turn, to be
     /// served like any other's.
     pub fn open(setup: Setup, view: &dyn View, records: Records, now: Time) -> Result<(Self, Effects), OpenError> {
+        Self::open_as(setup, Arc::new(Payments::default()), 0, view, records, now)
+    }
+
+    /// The same for one that follows another in this process: it goes on with the payments that readers see, and with
+    /// numbers for questions that were not used before.
+    pub(super) fn open_as(
+        setup: Setup,
+        payments: Arc<Payments>,
+        first_request: u64,
+        view: &dyn View,
+        records: Records,
+        now: Time,
+    ) -> Result<(Self, Effects), OpenError> {
         let params = setup.genesis.params.clone();
         let tip = view.tip()?;
         let commitment = Commitment::load(view)?;
@@ -52,7 +65,7 @@ impl Replica {
             consensus,
             seals: Seals::new(epoch, set),
             sync: BlockSync::new(),
-            payments: Arc::new(Payments::default()),
+            payments,
             ended: Ended::default(),
             final_coins: BTreeMap::new(),
             waiting: BTreeMap::new(),
@@ -71,7 +84,7 @@ impl Replica {
             peers: BTreeSet::new(),
             asked: BTreeMap::new(),
             bodies_asked: BTreeSet::new(),
-            next_request: 0,
+            next_request: first_request,
             rng: ChaCha8Rng::seed_from_u64(setup.seed),
             awaiting: super::awaiting::Awaiting::default(),
             fresh: Vec::new(),

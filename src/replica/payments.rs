@@ -94,6 +94,11 @@ impl Payments {
         }
     }
 
+    /// Forgets all: the state that they belonged to is gone.
+    pub(super) fn clear(&self) {
+        self.known.clear();
+    }
+
     pub(super) fn forget(&self, txid: &TxId) {
         self.known.remove(txid);
     }

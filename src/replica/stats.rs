@@ -1,6 +1,9 @@
 //! Where the replica stands, as readers outside the loop see it.
 
-use crate::primitives::{Amount, BlockId, Epoch, Height, Phase, Round, Time, ValidatorIndex};
+use crate::{
+    primitives::{Amount, BlockId, Epoch, Height, Phase, Round, Time, ValidatorIndex},
+    sync::SyncStatus,
+};
 
 /// A picture of the replica after a turn; published through an `ArcSwap`, never locked.
 #[derive(Clone, Debug)]
@@ -29,6 +32,8 @@ pub struct Snapshot {
     pub claimed_height: Height,
     /// Whether blocks are being fetched.
     pub catching_up: bool,
+    /// How far the state sync is, while one is under way.
+    pub sync: Option<SyncStatus>,
     /// Peers that gossip or answer.
     pub peers: usize,
     /// The pool.
@@ -87,6 +92,8 @@ pub struct Counters {
     pub bodies_asked: u64,
     /// Blocks fetched from peers.
     pub blocks_fetched: u64,
+    /// State syncs that ended well.
+    pub state_syncs: u64,
     /// Pieces of evidence seen.
     pub evidence: u64,
     /// Inputs dropped as duplicate, stale or too early.

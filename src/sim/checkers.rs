@@ -107,6 +107,7 @@ pub struct Checkers {
     /// By height: the first round and block that a quorum of correct validators signed Commit for, whoever heard of it.
     fixed: BTreeMap<Height, (Round, BlockId)>,
     blocks: BTreeMap<Height, (BlockId, Hash)>,
+    tips: BTreeMap<Height, Tip>,
     /// By coin: the transaction that is final or committed and spends it.
     spent: BTreeMap<OutPoint, TxId>,
     finals: BTreeSet<TxId>,
@@ -132,6 +133,7 @@ impl Checkers {
             commits: BTreeMap::new(),
             fixed: BTreeMap::new(),
             blocks: BTreeMap::new(),
+            tips: BTreeMap::new(),
             spent: BTreeMap::new(),
             finals: BTreeSet::new(),
             rejected: BTreeMap::new(),
@@ -214,6 +216,7 @@ impl Checkers {
             )
         })?;
         self.check_supply(node, before, batch)?;
+        self.same_accounts(node, tip)?;
         for txid in &applied.transactions {
             self.committed.insert(*txid, height);
             self.require(!self.rejected.contains_key(txid), Checker::Conflict, || {
@@ -491,6 +494,23 @@ impl Checkers {
         let free = u128::from(tip.supply.0) - u128::from(tip.fees.0);
         self.require(sum == free, Checker::Supply, || {
             format!("node {node}: its coins add up to {sum}, supply without fees is {free}")
+        })
+    }
+
+    /// A node has fetched a state: it must be the one that the others had there.
+    pub fn on_synced(&mut self, node: usize, tip: &Tip) -> Verdict {
+        let known = self.blocks.get(&tip.height).copied();
+        self.require(known == Some((tip.block, tip.utxo_root)), Checker::Divergence, || {
+            format!("node {node} has fetched the state after block {}, which is another there", tip.height)
+        })?;
+        self.same_accounts(node, tip)
+    }
+
+    /// What no header commits to and every node must reckon alike: supply, fees, who signed.
+    fn same_accounts(&mut self, node: usize, tip: &Tip) -> Verdict {
+        let known = self.tips.entry(tip.height).or_insert_with(|| tip.clone()).clone();
+        self.require(known == *tip, Checker::Divergence, || {
+            format!("node {node} reckons {tip:?}, others {known:?}")
         })
     }
 

@@ -3,8 +3,8 @@
 
 use super::{book::Book, random::Random};
 use crate::primitives::{
-    BlockId, BlockVote, ChainId, Epoch, EpochSeal, Gossip, Height, Proposal, Request, Response, Round, Signature,
-    Status, TxId, ValidatorIndex, ViewChange, Vote, VoteBatch, VoteKind, keys::KeySigner, vote::Phase,
+    Amount, BlockId, BlockVote, ChainId, Coin, CoinPage, Epoch, EpochSeal, Gossip, Height, LockHash, OutPoint, Output,
+    Proposal, Request, Response, Round, Signature, Status, TxId, ValidatorIndex, ViewChange, Vote, VoteBatch, VoteKind, keys::KeySigner, vote::Phase,
 };
 use std::collections::{BTreeMap, VecDeque};
 
@@ -23,6 +23,45 @@ pub struct Vices {
     pub replay: bool,
     /// Garbage, and junk with right signatures.
     pub junk: bool,
+    /// What newcomers are told of the state.
+    pub state: Option<StateLie>,
+}
+
+/// Lies about the state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StateLie {
+    /// A coin of another value.
+    Wrong,
+    /// A coin left out.
+    Missing,
+    /// A coin that does not exist.
+    Invented,
+    /// Pages from long ago, as if they were new.
+    Stale,
+    /// Pages that never end.
+    Endless,
+    /// Coins that were not asked for.
+    Outside,
+    /// Digests of something else.
+    Digests,
+    /// No answer at all.
+    Silence,
+    /// Closing headers of other epochs.
+    Headers,
+}
+
+impl StateLie {
+    const ALL: [Self; 9] = [
+        Self::Wrong,
+        Self::Missing,
+        Self::Invented,
+        Self::Stale,
+        Self::Endless,
+        Self::Outside,
+        Self::Digests,
+        Self::Silence,
+        Self::Headers,
+    ];
 }
 
 impl Vices {
@@ -64,6 +103,14 @@ impl Vices {
         }
     }
 
+    /// Lies about the state.
+    pub fn state(random: &mut Random) -> Self {
+        Self {
+            state: random.pick(&StateLie::ALL).copied(),
+            ..Self::default()
+        }
+    }
+
     /// Any of them, in any mixture.
     pub fn any(random: &mut Random) -> Self {
         Self {
@@ -73,6 +120,7 @@ impl Vices {
             false_answers: random.chance(300),
             replay: random.chance(200),
             junk: random.chance(200),
+            state: None,
         }
     }
 }
@@ -90,6 +138,8 @@ pub struct Liar {
     /// By epoch and peer: the sequence that its next batch of votes gets there.
     sequences: BTreeMap<(Epoch, usize), u64>,
     heard: VecDeque<Vec<u8>>,
+    /// Pages as they were when they were asked for first.
+    pages: BTreeMap<(Vec<u8>, bool), CoinPage>,
     height: Height,
     epoch: Epoch,
 }
@@ -108,6 +158,7 @@ impl Liar {
             random: Random::new(seed, &format!("liar {index}")),
             sequences: BTreeMap::new(),
             heard: VecDeque::new(),
+            pages: BTreeMap::new(),
             height: Height(0),
             epoch: Epoch(0),
         }
@@ -295,6 +346,9 @@ impl Liar {
 
     /// What it answers; `None`: nothing.
     pub fn answer(&mut self, request: &Request, honest: Response) -> Option<Response> {
+        if let Some(lie) = self.vices.state {
+            return self.lie_about_state(lie, request, honest);
+        }
         if self.random.chance(self.vices.withhold_per_mille) {
             return None;
         }
@@ -332,8 +386,102 @@ impl Liar {
                 Request::Votes { .. } => Response::Votes(Vec::new()),
                 Request::Certificates { .. } => Response::Certificates(Vec::new()),
                 Request::Proposal { .. } => Response::Refused("none".to_owned()),
+                Request::Coins { .. } | Request::Digests | Request::ClosingHeaders { .. } => honest,
             }),
         }
+    }
+
+    fn lie_about_state(&mut self, lie: StateLie, request: &Request, honest: Response) -> Option<Response> {
+        let state = matches!(
+            request,
+            Request::Coins { .. } | Request::Digests | Request::ClosingHeaders { .. }
+        );
+        match (lie, honest) {
+            (StateLie::Silence, _) if state => None,
+            (StateLie::Digests, Response::Digests { height, mut digests }) => {
+                digests.swap(0, 1);
+                digests[2] = digests[3];
+                digests[7].0[0] ^= 1;
+                Some(Response::Digests { height, digests })
+            }
+            (StateLie::Headers, Response::ClosingHeaders(mut headers)) => {
+                headers.reverse();
+                headers.truncate(1);
+                Some(Response::ClosingHeaders(headers))
+            }
+            (_, Response::Coins(page)) => Some(Response::Coins(self.other_page(lie, request, page))),
+            (_, honest) => Some(honest),
+        }
+    }
+
+    fn other_page(&mut self, lie: StateLie, request: &Request, mut page: CoinPage) -> CoinPage {
+        let Request::Coins { cursor, .. } = request else {
+            return page;
+        };
+        match lie {
+            StateLie::Wrong => {
+                if let Some((_, coin)) = page.entries.first_mut() {
+                    coin.output.value.0 ^= 1;
+                }
+            }
+            StateLie::Missing => drop(page.entries.pop()),
+            StateLie::Invented if self.random.chance(500) => {
+                if let Some((mut outpoint, coin)) = page.entries.last().copied() {
+                    outpoint.index = outpoint.index.saturating_add(7).min(u32::MAX - 1);
+                    if !coin.is_rejection() {
+                        page.entries.push((outpoint, coin));
+                    }
+                }
+            }
+            StateLie::Stale => {
+                // What it said first about a range it says for ever.
+                let key = (cursor.clone(), page.more);
+                let height = page.height;
+                page = self.pages.entry(key).or_insert(page).clone();
+                page.height = height;
+            }
+            StateLie::Endless => {
+                let mut txid = [0xff; 32];
+                let length = cursor.len().min(32);
+                txid[..length].copy_from_slice(&cursor[..length]);
+                if cursor.len() <= 2 {
+                    txid[2..].fill(0);
+                }
+                let index = cursor.get(32..36).map_or(0, |index| {
+                    index.iter().fold(0u32, |sum, byte| sum << 8 | u32::from(*byte))
+                });
+                page.entries = (1..=10)
+                    .map(|step| {
+                        let outpoint = OutPoint {
+                            txid: TxId(txid),
+                            index: index + step,
+                        };
+                        let output = Output {
+                            value: Amount(5),
+                            lock: LockHash([3; 32]),
+                        };
+                        let height = Height(1);
+                        (outpoint, Coin { output, height })
+                    })
+                    .collect();
+                page.more = true;
+            }
+            StateLie::Outside => {
+                let outpoint = OutPoint {
+                    txid: TxId([0; 32]),
+                    index: 0,
+                };
+                let output = Output {
+                    value: Amount(5),
+                    lock: LockHash([3; 32]),
+                };
+                let height = Height(1);
+                page.entries.insert(0, (outpoint, Coin { output, height }));
+            }
+            _ => {}
+        }
+        page.more &= !page.entries.is_empty();
+        page
     }
 
     /// What it sends unasked, called every now and then.

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     primitives::{BlockId, Gossip, PeerId, PublicKey, Request, keys::KeySigner},
-    replica::{AnswerTicket, GossipId, Input, Message, Replica, RequestId},
+    replica::{AnswerTicket, Core, GossipId, Input, Message, RequestId},
     store::{ledger_store::LedgerStore, memory::MemoryBackend, safety_log::MemoryLog},
 };
 use std::{
@@ -97,7 +97,7 @@ pub const INBOX: usize = 10_000;
 /// A running process.
 pub struct Process {
     /// The replica.
-    pub replica: Replica,
+    pub replica: Core,
     /// The committed state.
     pub store: LedgerStore,
     /// What waits for the next turn.
@@ -121,7 +121,7 @@ pub struct Process {
 
 impl Process {
     /// A process that has just started.
-    pub fn new(replica: Replica, store: LedgerStore) -> Self {
+    pub fn new(replica: Core, store: LedgerStore) -> Self {
         Self {
             replica,
             store,

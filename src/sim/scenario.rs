@@ -6,7 +6,7 @@ use super::{
     network::Weather,
     random::Random,
 };
-use crate::primitives::Params;
+use crate::{primitives::Params, sync};
 use std::str::FromStr;
 
 macro_rules! scenarios {
@@ -69,6 +69,14 @@ scenarios! {
     Seven = "seven",
     /// A node that is no validator follows.
     Observer = "observer",
+    /// A newcomer fetches the state by pages, under double spends.
+    Newcomer = "newcomer",
+    /// A newcomer is stopped again and again while it fetches the state.
+    NewcomerCrash = "newcomer-crash",
+    /// A newcomer is lied to: coins that are wrong, missing or invented, stale pages, endless ones, silence.
+    NewcomerLiar = "newcomer-liar",
+    /// Nodes forget old blocks; one was away for so long that nobody has those that it lacks.
+    Pruned = "pruned",
     /// A bit of everything.
     Mixed = "mixed",
 }
@@ -192,6 +200,10 @@ pub struct Plan {
     pub max_drift_ppm: u64,
     /// When this node starts for the first time; the others at 0.
     pub late: Option<(usize, Micros)>,
+    /// How nodes get what they missed.
+    pub sync: sync::Config,
+    /// Blocks that nodes keep; 0: all.
+    pub retain_blocks: u64,
 }
 
 /// Builds the plan of a scenario for a seed.
@@ -239,6 +251,11 @@ fn quiet(seed: u64, scenario: Scenario) -> Plan {
         max_offset_us: 20_000,
         max_drift_ppm: 20,
         late: None,
+        sync: sync::Config {
+            mode: sync::Mode::Blocks,
+            ..sync::Config::default()
+        },
+        retain_blocks: 0,
     }
 }
 
@@ -265,6 +282,10 @@ impl Planner {
             Scenario::LostLog => self.lost_log(),
             Scenario::Seven => self.seven(),
             Scenario::Observer => self.observer(),
+            Scenario::Newcomer => self.newcomer(),
+            Scenario::NewcomerCrash => self.newcomer_crash(),
+            Scenario::NewcomerLiar => self.newcomer_liar(),
+            Scenario::Pruned => self.pruned(),
             Scenario::Mixed => self.mixed(),
         }
     }
@@ -456,6 +477,69 @@ impl Planner {
             1 => self.partitions(),
             2 => self.crashes(),
             _ => {}
+        }
+    }
+
+    /// A fifth node comes when there are some blocks already.
+    fn newcomer(&mut self) {
+        self.plan.observers = 1;
+        self.plan.calm_from = self.random.between(8, 14) * SECOND;
+        self.plan.late = Some((4, self.random.between(4 * SECOND, self.plan.calm_from - 2 * SECOND)));
+        self.plan.sync = sync::Config {
+            mode: sync::Mode::Auto,
+            behind_blocks: self.random.between(2, 4),
+            bucket_coins: 40,
+            ..sync::Config::default()
+        };
+        self.plan.double_spends_per_mille = self.random.between(100, 600);
+        if self.random.chance(700) {
+            self.plan.params.epoch_length = self.random.between(3, 12);
+        }
+        if self.random.chance(300) {
+            self.bad_weather();
+        }
+        if self.random.chance(300) {
+            // A validator that was away from the beginning.
+            self.plan.observers = 0;
+            self.plan.late = self.plan.late.map(|(_, at)| (3, at));
+        }
+    }
+
+    fn newcomer_crash(&mut self) {
+        self.newcomer();
+        let Some((node, from)) = self.plan.late else { return };
+        for _ in 0..self.random.between(2, 6) {
+            let at = self.random.between(from, (from + 2 * SECOND).min(self.plan.calm_from));
+            self.crash_at(at, node);
+            if let Some((_, Trouble::Crash { down, .. })) = self.plan.troubles.last_mut() {
+                *down = (*down).min(SECOND / 4);
+            }
+        }
+    }
+
+    fn newcomer_liar(&mut self) {
+        self.newcomer();
+        // A quorum must be there without the newcomer.
+        self.plan.observers = 1;
+        self.plan.late = self.plan.late.map(|(_, at)| (4, at));
+        let liar = self.random.index(4);
+        let vices = Vices::state(&mut self.random);
+        self.plan.liars.push((liar, vices));
+    }
+
+    fn pruned(&mut self) {
+        self.newcomer();
+        self.plan.observers = 1;
+        self.plan.params.epoch_length = self.random.between(2, 4);
+        self.plan.retain_blocks = 1;
+        // Away, not new: it starts with the others, and comes back when they have forgotten what it lacks.
+        let (from, to) = (self.plan.late.map_or(SECOND, |(_, at)| at), self.plan.calm_from);
+        self.plan.late = None;
+        self.plan.sync.behind_blocks = 1_000_000;
+        let down = self.random.between(from, to) - SECOND;
+        self.crash_at(SECOND, 4);
+        if let Some((_, Trouble::Crash { down: away, .. })) = self.plan.troubles.last_mut() {
+            *away = down;
         }
     }
 

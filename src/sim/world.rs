@@ -12,20 +12,20 @@ use super::{
     scenario::{CrashPoint, Plan, Scenario, Trouble, plan},
 };
 use crate::{
-    ledger::{CheckedTransaction, Commitment, Tip, View as _},
+    ledger::{CheckedTransaction, Commitment, StateView as _, StateWrite, Tip, View as _, Write},
     pool,
     primitives::{
         BlockId, Coin, Fault, Genesis, Gossip, LockHash, OutPoint, PeerId, Request, Response, SecretKey, Time,
         Validator, ValidatorSet, hash::tagged, message::Electorate,
     },
     replica::{
-        AnswerTicket, Effects, Event, GossipId, Input, Records, Replica, RequestId, SafetyRecord, Send, Setup, Ticket,
+        AnswerTicket, Core, Effects, Event, GossipId, Input, Records, RequestId, SafetyRecord, Send, Setup, Ticket,
         Verdict,
         input::{check_gossip, check_response},
     },
     store::{
         backend::{Backend as _, Table},
-        ledger_store::LedgerStore,
+        ledger_store::{LedgerStore, StoreOptions},
         memory::MemoryBackend,
         safety_log::MemoryLog,
     },
@@ -167,6 +167,12 @@ pub struct Outcome {
     pub view_changes: u64,
     /// Crashes.
     pub crashes: u64,
+    /// State syncs that ended well.
+    pub state_syncs: u64,
+    /// Coins that they fetched, and entries that they replayed.
+    pub coins_fetched: u64,
+    /// Faults that correct nodes found in liars.
+    pub blamed: u64,
     /// What must not have been.
     pub violation: Option<Violation>,
 }
@@ -200,6 +206,9 @@ struct World<'t> {
     hash: Sha256,
     trace: Trace<'t>,
     crashes: u64,
+    state_syncs: u64,
+    coins_fetched: u64,
+    blamed: u64,
     later_rounds: BTreeMap<u64, bool>,
     done: bool,
 }
@@ -284,6 +293,9 @@ impl<'t> World<'t> {
             hash: Sha256::new(),
             trace,
             crashes: 0,
+            state_syncs: 0,
+            coins_fetched: 0,
+            blamed: 0,
             later_rounds: BTreeMap::new(),
             done: false,
         }
@@ -327,6 +339,9 @@ impl<'t> World<'t> {
             blocks: self.checkers.blocks().len() as u64,
             view_changes: self.later_rounds.values().filter(|later| **later).count() as u64,
             crashes: self.crashes,
+            state_syncs: self.state_syncs,
+            coins_fetched: self.coins_fetched,
+            blamed: self.blamed,
             violation,
         }
     }
@@ -493,8 +508,11 @@ impl<'t> World<'t> {
             };
             let handled = process.replica.handle(now, &process.store, input, effects);
             handled.map_err(|error| self.stopped(node, &error.to_string()))?;
-            if let Some(batch) = effects.write.take() {
-                self.write(node, &batch)?;
+            if let Some(write) = effects.write.take() {
+                match &write {
+                    Write::Block(batch) => self.write(node, batch)?,
+                    Write::State(step) => self.write_state(node, step)?,
+                }
                 self.may_crash(node, CrashPoint::AfterWrite)?;
             }
         }
@@ -518,12 +536,38 @@ impl<'t> World<'t> {
         if !process.own.is_empty() {
             inputs.push(Input::Own(mem::take(&mut process.own)));
         }
-        if process.replica.deadline().is_some_and(|deadline| deadline <= now) {
+        if process.replica.deadline(now).is_some_and(|deadline| deadline <= now) {
             inputs.push(Input::Tick);
         }
         let waiting = process.inbox.len().min(limit);
         inputs.extend(process.inbox.drain(..waiting));
         inputs
+    }
+
+    /// A step of a state sync.
+    fn write_state(&mut self, node: usize, step: &StateWrite) -> Result<(), Stop> {
+        let Some(process) = &self.machines[node].process else {
+            return Ok(());
+        };
+        let written = process.store.write(&Write::State(step.clone()));
+        written.map_err(|error| self.stopped(node, &error.to_string()))?;
+        self.absorb("state", format!("{step:?}").as_bytes());
+        match step {
+            StateWrite::Finish { tip, .. } => {
+                self.say(|| format!("node {node}: has the state after block {}", tip.height));
+                self.state_syncs += 1;
+                if self.machines[node].is_correct() {
+                    self.checkers.on_synced(node, tip)?;
+                }
+            }
+            StateWrite::Wipe { .. } => self.say(|| format!("node {node}: makes room")),
+            StateWrite::Step(step) => {
+                let (added, removed, blocks) = (step.added.len(), step.removed.len(), step.blocks.len());
+                self.coins_fetched += added as u64;
+                self.say(|| format!("node {node}: state +{added} -{removed} coins, {blocks} blocks"));
+            }
+        }
+        Ok(())
     }
 
     fn write(&mut self, node: usize, batch: &crate::ledger::Batch) -> Result<(), Stop> {
@@ -653,13 +697,14 @@ impl<'t> World<'t> {
     fn plan_turn(&mut self, node: usize) {
         let machine = &mut self.machines[node];
         let Some(process) = &machine.process else { return };
+        let now = machine.clock.read(self.now);
         let waits = !process.inbox.is_empty() || !process.own.is_empty();
         let due = if waits {
             Some(self.now)
         } else {
             process
                 .replica
-                .deadline()
+                .deadline(now)
                 .map(|deadline| machine.clock.when(deadline, self.now))
         };
         let Some(due) = due else { return };
@@ -697,12 +742,10 @@ impl<'t> World<'t> {
             self.checkers
                 .violation(Checker::Stopped, format!("node {node}: {error}"))
         })?;
-        let live: Vec<Vec<u8>> = process
-            .replica
-            .live_records()
-            .iter()
-            .map(SafetyRecord::encode)
-            .collect();
+        let Some(live) = process.replica.live_records() else {
+            return Ok(());
+        };
+        let live: Vec<Vec<u8>> = live.iter().map(SafetyRecord::encode).collect();
         let rewritten = self.machines[node].disk.log.rewrite(&live);
         rewritten.map_err(|error| {
             self.checkers
@@ -885,6 +928,9 @@ impl<'t> World<'t> {
             let what = format!("node {node} blames {peer}, which is correct, {fault:?}: {why}");
             return Err(self.checkers.violation(Checker::Blame, what).into());
         }
+        if fault == Fault::Hostile && !innocent {
+            self.blamed += 1;
+        }
         Ok(())
     }
 
@@ -913,7 +959,11 @@ impl<'t> World<'t> {
                     self.checkers.on_evidence(node, *validator, what)?;
                 }
             }
-            Event::Accepted(_) | Event::Dropped { .. } | Event::Voting { .. } | Event::Trouble(_) => {}
+            Event::Accepted(_)
+            | Event::Dropped { .. }
+            | Event::Voting { .. }
+            | Event::Synced { .. }
+            | Event::Trouble(_) => {}
         }
         Ok(())
     }
@@ -1232,9 +1282,13 @@ impl<'t> World<'t> {
         };
         let records = self.records(node)?;
         let kept = matches!(&records, Records::Kept(_));
-        let opened = LedgerStore::open(self.machines[node].disk.tables.clone(), &self.genesis)
+        let options = StoreOptions {
+            retain_blocks: self.plan.retain_blocks,
+            ..StoreOptions::default()
+        };
+        let opened = LedgerStore::open_with(self.machines[node].disk.tables.clone(), &self.genesis, options)
             .map_err(|error| error.to_string())
-            .and_then(|store| match Replica::open(setup, &store, records, now) {
+            .and_then(|store| match Core::open(setup, self.plan.sync, &store, records, now) {
                 Ok((replica, effects)) => Ok((store, replica, effects)),
                 Err(error) => Err(error.to_string()),
             });
@@ -1391,6 +1445,11 @@ impl<'t> World<'t> {
             };
             for (txid, entry) in self.book.iter() {
                 let must = self.book.is_expected(txid) || entry.final_ || entry.committed;
+                // What is in blocks that a node does not keep, it cannot find.
+                let kept = process.store.first_block().unwrap_or_default();
+                if self.checkers.committed().get(txid).is_some_and(|height| *height < kept) {
+                    continue;
+                }
                 if must && !matches!(process.store.location(txid), Ok(Some(_))) {
                     let final_ = if entry.final_ { "final" } else { "not final" };
                     return Some(format!(
@@ -1427,7 +1486,8 @@ impl<'t> World<'t> {
             let commitment = Commitment::of_coins(coins.iter().map(|(outpoint, coin)| (outpoint, coin)));
             let sum = coins.iter().map(|(_, coin)| u128::from(coin.output.value.0)).sum();
             self.checkers.on_coins(node, &tip, commitment.root(), sum)?;
-            for (height, (block, _)) in self.checkers.blocks().range(..=tip.height) {
+            let kept = process.store.first_block().map_err(|error| broken(error.to_string()))?;
+            for (height, (block, _)) in self.checkers.blocks().range(kept..=tip.height) {
                 let stored = process
                     .store
                     .block(*height)
@@ -1514,6 +1574,7 @@ fn describe_event(event: &Event) -> String {
         Event::Dropped { txid, reason } => format!("dropped {}: {reason:?}", txid.short()),
         Event::Evidence { validator, what } => format!("evidence against validator {validator}: {what}"),
         Event::Voting { votes, reason } => format!("voting: {votes}; {reason}"),
+        Event::Synced { height, .. } => format!("synced the state after block {height}"),
         Event::Trouble(what) => format!("TROUBLE {what}"),
     }
 }

@@ -29,8 +29,8 @@ pub enum Table {
     BlockIds,
     /// Where a committed transaction stands, by txid.
     Transactions,
-    /// Transactions rejected on chain, by txid.
-    Rejected,
+    /// Headers that closed epochs, by epoch.
+    ClosingHeaders,
     /// States of the coin commitment's buckets, by bucket number.
     Buckets,
     /// Finality receipts by txid.
@@ -46,7 +46,7 @@ impl Table {
         Table::Blocks,
         Table::BlockIds,
         Table::Transactions,
-        Table::Rejected,
+        Table::ClosingHeaders,
         Table::Buckets,
         Table::Receipts,
     ];
@@ -60,7 +60,7 @@ impl Table {
             Table::Blocks => "blocks",
             Table::BlockIds => "block_ids",
             Table::Transactions => "transactions",
-            Table::Rejected => "rejected",
+            Table::ClosingHeaders => "closing_headers",
             Table::Buckets => "buckets",
             Table::Receipts => "receipts",
         }

@@ -1,6 +1,6 @@
 //! The ledger on a [`Backend`]: what each table holds, and one block as one atomic batch.
 //!
-//! # Bytes on disk, layout 1
+//! # Bytes on disk, layout 2
 //!
 //! All integers are big-endian, so that key order is number order. "Message" means canonical Protobuf bytes.
 //!
@@ -8,41 +8,54 @@
 //! |---|---|---|
 //! | meta | `chain` | layout (u8), chain id (32); written last of a new store: without it the store is empty |
 //! | meta | `tip` | height (u64), block id (32), time in ms (u64), utxo root (32), supply (u64), fees (u64), then a u64 for each validator: blocks of the epoch that it signed |
-//! | coins | outpoint (36) | `Coin` message |
+//! | meta | `first` | height (u64) of the first block that is kept; absent: 1 |
+//! | meta | `sync` | while the state is being synced: how far that has come, `SyncProgress` message |
+//! | coins | outpoint (36) | `Coin` message; at index 2^32 − 1 the mark that a block rejected the transaction |
 //! | coins_by_lock | lock hash (32), outpoint (36) | value (u64), height (u64): the whole coin together with the key |
 //! | blocks | height (u64) | `CommittedBlock` message |
 //! | block_ids | block id (32) | height (u64) |
 //! | transactions | txid (32) | height (u64), position in the block (u32) |
-//! | rejected | txid (32) | height (u64) of the block that rejected it |
+//! | closing_headers | epoch (u64) | `CertifiedHeader` message |
 //! | buckets | index (u16) | state of the bucket, 2,048 bytes; absent: no coins |
 //!
 //! A change of any of this is a new layout number, and a program refuses numbers that it does not know. The test
-//! `the_bytes_on_disk_are_golden` pins layout 1.
+//! `the_bytes_on_disk_are_golden` pins layout 2.
 //!
 //! # Reading
 //!
 //! Any thread may read while one thread applies. A reader sees each block whole or not at all in each single answer;
 //! two answers may be from before and after a block. The tip and the coins used last are answered from memory.
 
+mod cache;
+mod prune;
+mod rows;
+mod state;
+#[cfg(test)]
+mod tests;
+
 use super::backend::{Backend, Op, StoreError, StoreSize, Table};
 use crate::{
-    ledger::{Batch, Commitment, Location, Tip, UTXO_BUCKETS, View, ViewError, apply::genesis_tip, view::Query},
+    ledger::{
+        Batch, Commitment, Location, Tip, UTXO_BUCKETS, View, ViewError, Write, apply::genesis_tip, view::Query,
+    },
     primitives::{
-        Amount, BlockId, ChainId, Coin, CommittedBlock, DecodeError, Genesis, Hash, Height, LockHash, OutPoint, Output,
-        Time, TxId, genesis::GenesisError, wire,
+        BlockId, ChainId, Coin, CommittedBlock, Genesis, Height, LockHash, OutPoint, TxId, genesis::GenesisError,
     },
 };
 use arc_swap::ArcSwap;
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+use cache::CoinCache;
+use rows::{
+    CHAIN_KEY, SYNC_KEY, TIP_KEY, block_ops, put, put_coin, read_height, read_location, read_owned, read_tip, tip_bytes,
+    unreadable,
+};
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicBool, Ordering},
 };
 use thiserror::Error;
 
 /// Version of the bytes described on this page.
-pub const LAYOUT: u8 = 1;
-const CHAIN_KEY: &[u8] = b"chain";
-const TIP_KEY: &[u8] = b"tip";
+pub const LAYOUT: u8 = 2;
 /// Bytes that one coin in the cache is reckoned at: key, value and what the map adds.
 const CACHED_COIN_BYTES: usize = 192;
 /// What the coin cache may take when nothing else is said.
@@ -56,6 +69,9 @@ pub enum LedgerStoreError {
     /// The tables refuse.
     #[error(transparent)]
     Backend(#[from] StoreError),
+    /// What is stored cannot be read.
+    #[error(transparent)]
+    View(#[from] ViewError),
     /// The genesis given is none.
     #[error(transparent)]
     Genesis(#[from] GenesisError),
@@ -87,6 +103,14 @@ pub enum LedgerStoreError {
         /// What was found.
         what: String,
     },
+    /// A block while the state is being synced, or a step of a sync that has ended. Nothing was written.
+    #[error("the state is {}: {what} cannot be written", if *.syncing { "being synced" } else { "whole" })]
+    Syncing {
+        /// Whether a state sync is under way.
+        syncing: bool,
+        /// What was to be written.
+        what: &'static str,
+    },
     /// A batch that does not follow the tip. Nothing was written.
     #[error("block {height} with parent {parent} does not follow the tip, block {tip_height} ({tip})")]
     NotNext {
@@ -107,34 +131,75 @@ pub struct LedgerStore {
     chain: ChainId,
     tip: ArcSwap<Tip>,
     coins: Mutex<CoinCache>,
+    epoch_length: u64,
+    /// Blocks that are kept; 0: all.
+    retain_blocks: u64,
+    /// What stands before anything is synced.
+    genesis: Tip,
+    syncing: AtomicBool,
+}
+
+/// How a store is opened.
+#[derive(Clone, Copy, Debug)]
+pub struct StoreOptions {
+    /// Bytes of memory for coins used lately; 0 for none.
+    pub coin_cache_bytes: usize,
+    /// Blocks that are kept; 0: all. Those of the epoch under way and of the one before are kept in any case.
+    pub retain_blocks: u64,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self {
+            coin_cache_bytes: DEFAULT_COIN_CACHE_BYTES,
+            retain_blocks: 0,
+        }
+    }
 }
 
 impl LedgerStore {
     /// Opens a store, or makes one with the coins of `genesis` if it is empty. An existing one must be of the same
     /// chain, and its last block must be whole and be the tip's.
     pub fn open(backend: Arc<dyn Backend>, genesis: &Genesis) -> Result<Self, LedgerStoreError> {
-        Self::open_with(backend, genesis, DEFAULT_COIN_CACHE_BYTES)
+        Self::open_with(backend, genesis, StoreOptions::default())
     }
 
-    /// The same with a coin cache of so many bytes; 0 for none.
+    /// The same with options.
     pub fn open_with(
         backend: Arc<dyn Backend>,
         genesis: &Genesis,
-        coin_cache_bytes: usize,
+        options: StoreOptions,
     ) -> Result<Self, LedgerStoreError> {
         let chain = genesis.chain_id();
+        let before = Tip {
+            height: Height(0),
+            block: BlockId(chain.0),
+            time: genesis.time,
+            utxo_root: Commitment::empty().root(),
+            supply: genesis.supply().ok_or(GenesisError::Supply)?,
+            fees: crate::primitives::Amount::ZERO,
+            signed: vec![0; genesis.validators.len()],
+        };
+        let syncing = backend.get(Table::Meta, SYNC_KEY)?.is_some();
         let tip = match backend.get(Table::Meta, CHAIN_KEY)? {
             None => found(backend.as_ref(), genesis, &chain)?,
             Some(marker) => {
                 check_marker(&marker, &chain)?;
-                check_last_block(backend.as_ref(), &chain)?
+                match syncing {
+                    true => before.clone(),
+                    false => check_last_block(backend.as_ref(), &chain)?,
+                }
             }
         };
         Ok(Self {
             backend,
             chain,
             tip: ArcSwap::from_pointee(tip),
-            coins: Mutex::new(CoinCache::new(coin_cache_bytes / CACHED_COIN_BYTES)),
+            coins: Mutex::new(CoinCache::new(options.coin_cache_bytes / CACHED_COIN_BYTES)),
+            epoch_length: genesis.params.epoch_length,
+            retain_blocks: options.retain_blocks,
+            genesis: before,
+            syncing: AtomicBool::new(syncing),
         })
     }
 
@@ -143,8 +208,27 @@ impl LedgerStore {
         self.chain
     }
 
-    /// Writes one decided block: all of it or nothing. Only one thread may apply.
+    /// Writes a block or a step of a state sync: all of it or nothing. Only one thread may write.
+    pub fn write(&self, write: &Write) -> Result<(), LedgerStoreError> {
+        match write {
+            Write::Block(batch) => self.apply(batch),
+            Write::State(step) => self.write_state(step),
+        }
+    }
+
+    /// Whether the state is being synced: it is not whole.
+    pub fn is_syncing(&self) -> bool {
+        self.syncing.load(Ordering::Acquire)
+    }
+
+    /// Writes one decided block: all of it or nothing. Only one thread may write.
     pub fn apply(&self, batch: &Batch) -> Result<(), LedgerStoreError> {
+        if self.is_syncing() {
+            return Err(LedgerStoreError::Syncing {
+                syncing: true,
+                what: "a block",
+            });
+        }
         let tip = self.tip.load_full();
         let header = &batch.block.block.header;
         if header.height != tip.height.next() || header.parent != tip.block || batch.applied.tip.height != header.height
@@ -156,7 +240,9 @@ impl LedgerStore {
                 tip: tip.block,
             });
         }
-        self.backend.apply(block_ops(batch))?;
+        let mut ops = block_ops(batch, header.height.closes_epoch(self.epoch_length));
+        self.prune(&mut ops, header.height)?;
+        self.backend.apply(ops)?;
         self.coins().apply(batch);
         self.tip.store(Arc::new(batch.applied.tip.clone()));
         Ok(())
@@ -175,11 +261,6 @@ impl LedgerStore {
     /// The last committed block's height, without a copy of the tip.
     pub fn height(&self) -> Height {
         self.tip.load().height
-    }
-
-    /// A block as it is stored: a `CommittedBlock` message. For those who count its bytes before they decode it.
-    pub fn block_bytes(&self, height: Height) -> Result<Option<Vec<u8>>, ViewError> {
-        self.get(Table::Blocks, &height.0.to_be_bytes())
     }
 
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, ViewError> {
@@ -205,6 +286,9 @@ impl View for LedgerStore {
     }
 
     fn coin(&self, outpoint: &OutPoint) -> Result<Option<Coin>, ViewError> {
+        if outpoint.is_rejection() {
+            return Ok(None);
+        }
         let generation = {
             let mut coins = self.coins();
             if let Some(coin) = coins.get(outpoint) {
@@ -216,7 +300,9 @@ impl View for LedgerStore {
             return Ok(None);
         };
         let coin = Coin::decode(&bytes).map_err(|error| unreadable(Table::Coins, &error))?;
-        self.coins().keep(generation, *outpoint, coin);
+        if !self.is_syncing() {
+            self.coins().keep(generation, *outpoint, coin);
+        }
         Ok(Some(coin))
     }
 
@@ -230,11 +316,15 @@ impl View for LedgerStore {
     }
 
     fn rejected(&self, txid: &TxId) -> Result<Option<Height>, ViewError> {
-        self.number(Table::Rejected, &txid.0)
+        let Some(bytes) = self.get(Table::Coins, &OutPoint::rejection(*txid).to_bytes())? else {
+            return Ok(None);
+        };
+        let mark = Coin::decode(&bytes).map_err(|error| unreadable(Table::Coins, &error))?;
+        Ok(Some(mark.height))
     }
 
     fn block(&self, height: Height) -> Result<Option<CommittedBlock>, ViewError> {
-        let Some(bytes) = self.block_bytes(height)? else {
+        let Some(bytes) = self.get(Table::Blocks, &height.0.to_be_bytes())? else {
             return Ok(None);
         };
         CommittedBlock::decode(&bytes)
@@ -254,6 +344,9 @@ impl Query for LedgerStore {
         after: Option<&OutPoint>,
         limit: usize,
     ) -> Result<Vec<(OutPoint, Coin)>, ViewError> {
+        if self.is_syncing() {
+            return Err(ViewError("the coins are being fetched from peers and are not whole yet".into()));
+        }
         let mut from = lock.0.to_vec();
         if let Some(after) = after {
             from.extend_from_slice(&after.to_bytes());
@@ -372,222 +465,3 @@ fn check_last_block(backend: &dyn Backend, chain: &ChainId) -> Result<Tip, Ledge
     }
     Ok(tip)
 }
-
-fn put(table: Table, key: &[u8], value: Vec<u8>) -> Op {
-    Op::Put {
-        table,
-        key: key.to_vec(),
-        value,
-    }
-}
-
-fn delete(table: Table, key: &[u8]) -> Op {
-    Op::Delete {
-        table,
-        key: key.to_vec(),
-    }
-}
-
-fn block_ops(batch: &Batch) -> Vec<Op> {
-    let applied = &batch.applied;
-    let height = batch.block.block.header.height.0.to_be_bytes();
-    let count = 2 * (applied.spent.len() + applied.created.len())
-        + applied.transactions.len()
-        + applied.rejected.len()
-        + applied.buckets.len();
-    let mut ops = Vec::with_capacity(count + 3);
-    for (outpoint, coin) in &applied.spent {
-        ops.push(delete(Table::Coins, &outpoint.to_bytes()));
-        ops.push(delete(Table::CoinsByLock, &owned_key(outpoint, coin)));
-    }
-    for (outpoint, coin) in &applied.created {
-        put_coin(&mut ops, outpoint, coin);
-    }
-    for (txid, index) in applied.transactions.iter().zip(0u32..) {
-        let value = [&height[..], &index.to_be_bytes()].concat();
-        ops.push(put(Table::Transactions, &txid.0, value));
-    }
-    for txid in &applied.rejected {
-        ops.push(put(Table::Rejected, &txid.0, height.to_vec()));
-    }
-    for (index, state) in &applied.buckets {
-        ops.push(put(Table::Buckets, &index.to_be_bytes(), state.clone()));
-    }
-    ops.push(put(Table::Blocks, &height, batch.block.encode()));
-    ops.push(put(Table::BlockIds, &applied.block.0, height.to_vec()));
-    ops.push(put(Table::Meta, TIP_KEY, tip_bytes(&applied.tip)));
-    ops
-}
-
-fn put_coin(ops: &mut Vec<Op>, outpoint: &OutPoint, coin: &Coin) {
-    ops.push(put(Table::Coins, &outpoint.to_bytes(), coin.encode()));
-    let value = [coin.output.value.0.to_be_bytes(), coin.height.0.to_be_bytes()].concat();
-    ops.push(put(Table::CoinsByLock, &owned_key(outpoint, coin), value));
-}
-
-fn owned_key(outpoint: &OutPoint, coin: &Coin) -> [u8; 68] {
-    let mut key = [0; 68];
-    key[..32].copy_from_slice(&coin.output.lock.0);
-    key[32..].copy_from_slice(&outpoint.to_bytes());
-    key
-}
-
-fn read_owned(lock: &LockHash, key: &[u8], value: &[u8]) -> Result<(OutPoint, Coin), DecodeError> {
-    let outpoint = OutPoint::from_bytes(&key[lock.0.len()..])?;
-    let mut fields = Fields::new("coin of a lock", value);
-    let (value, height) = (fields.number()?, fields.number()?);
-    fields.end()?;
-    let output = Output {
-        value: Amount(value),
-        lock: *lock,
-    };
-    let coin = Coin {
-        output,
-        height: Height(height),
-    };
-    Ok((outpoint, coin))
-}
-
-fn read_height(table: Table, bytes: &[u8]) -> Result<Height, ViewError> {
-    let bytes = wire::array("height", bytes).map_err(|error| unreadable(table, &error))?;
-    Ok(Height(u64::from_be_bytes(bytes)))
-}
-
-fn read_location(bytes: &[u8]) -> Result<Location, DecodeError> {
-    let bytes: [u8; 12] = wire::array("location", bytes)?;
-    let (height, index) = bytes.split_at(8);
-    Ok(Location {
-        height: Height(u64::from_be_bytes(wire::array("location height", height)?)),
-        index: u32::from_be_bytes(wire::array("location index", index)?),
-    })
-}
-
-fn tip_bytes(tip: &Tip) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(96 + 8 * tip.signed.len());
-    bytes.extend_from_slice(&tip.height.0.to_be_bytes());
-    bytes.extend_from_slice(&tip.block.0);
-    bytes.extend_from_slice(&tip.time.0.to_be_bytes());
-    bytes.extend_from_slice(&tip.utxo_root.0);
-    bytes.extend_from_slice(&tip.supply.0.to_be_bytes());
-    bytes.extend_from_slice(&tip.fees.0.to_be_bytes());
-    tip.signed
-        .iter()
-        .for_each(|count| bytes.extend_from_slice(&count.to_be_bytes()));
-    bytes
-}
-
-fn read_tip(bytes: &[u8]) -> Result<Tip, DecodeError> {
-    let mut fields = Fields::new("tip", bytes);
-    Ok(Tip {
-        height: Height(fields.number()?),
-        block: BlockId(fields.array()?),
-        time: Time(fields.number()?),
-        utxo_root: Hash(fields.array()?),
-        supply: Amount(fields.number()?),
-        fees: Amount(fields.number()?),
-        signed: {
-            let mut signed = Vec::with_capacity(fields.rest.len() / 8);
-            while !fields.rest.is_empty() {
-                signed.push(fields.number()?);
-            }
-            signed
-        },
-    })
-}
-
-/// Fixed-width fields, one after the other.
-struct Fields<'a> {
-    what: &'static str,
-    rest: &'a [u8],
-}
-
-impl<'a> Fields<'a> {
-    const fn new(what: &'static str, bytes: &'a [u8]) -> Self {
-        Self { what, rest: bytes }
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
-        let short = || DecodeError::Length {
-            what: self.what,
-            length: self.rest.len(),
-            expected: N,
-        };
-        let (head, rest) = self.rest.split_first_chunk::<N>().ok_or_else(short)?;
-        self.rest = rest;
-        Ok(*head)
-    }
-
-    fn number(&mut self) -> Result<u64, DecodeError> {
-        self.array().map(u64::from_be_bytes)
-    }
-
-    fn end(&self) -> Result<(), DecodeError> {
-        wire::count(self.what, self.rest.len(), 0, 0)
-    }
-}
-
-fn unreadable(table: Table, error: &DecodeError) -> ViewError {
-    ViewError(format!("table {table} holds bytes that cannot be read: {error}"))
-}
-
-/// Coins created or read lately. Two generations: when the younger one has grown to half the capacity, it becomes the
-/// older, and the older is forgotten.
-///
-/// What a reader found in the backend is kept only if no block was applied meanwhile, or a coin spent by that block
-/// could come back.
-struct CoinCache {
-    young: HashMap<OutPoint, Coin>,
-    old: HashMap<OutPoint, Coin>,
-    half: usize,
-    generation: u64,
-}
-
-impl CoinCache {
-    fn new(capacity: usize) -> Self {
-        Self {
-            young: HashMap::new(),
-            old: HashMap::new(),
-            half: capacity / 2,
-            generation: 0,
-        }
-    }
-
-    fn get(&mut self, outpoint: &OutPoint) -> Option<Coin> {
-        if let Some(coin) = self.young.get(outpoint) {
-            return Some(*coin);
-        }
-        let coin = self.old.remove(outpoint)?;
-        self.insert(*outpoint, coin);
-        Some(coin)
-    }
-
-    fn keep(&mut self, generation: u64, outpoint: OutPoint, coin: Coin) {
-        if generation == self.generation {
-            self.insert(outpoint, coin);
-        }
-    }
-
-    fn apply(&mut self, batch: &Batch) {
-        self.generation += 1;
-        for (outpoint, _) in &batch.applied.spent {
-            self.young.remove(outpoint);
-            self.old.remove(outpoint);
-        }
-        for (outpoint, coin) in &batch.applied.created {
-            self.insert(*outpoint, *coin);
-        }
-    }
-
-    fn insert(&mut self, outpoint: OutPoint, coin: Coin) {
-        if self.half == 0 {
-            return;
-        }
-        if self.young.len() >= self.half {
-            self.old = std::mem::take(&mut self.young);
-        }
-        self.young.insert(outpoint, coin);
-    }
-}
-
-#[cfg(test)]
-mod tests;

@@ -238,7 +238,7 @@ pub struct Applied {
     pub tip: Tip,
     /// Coins that are gone, ascending by outpoint. A coin made and spent by the block is in neither list.
     pub spent: Vec<(OutPoint, Coin)>,
-    /// Coins that are new, ascending by outpoint; an epoch's rewards among them.
+    /// Coins that are new, ascending by outpoint; an epoch's rewards and the marks of rejections among them.
     pub created: Vec<(OutPoint, Coin)>,
     /// Committed transactions in block order.
     pub transactions: Vec<TxId>,
@@ -248,7 +248,7 @@ pub struct Applied {
     pub buckets: Vec<(u16, Vec<u8>)>,
 }
 
-/// One block as one atomic write.
+/// One decided block as one atomic write.
 #[derive(Clone, Debug)]
 pub struct Batch {
     /// What it does.
@@ -295,6 +295,7 @@ pub fn apply_block(
         block.close_epoch(&mut tip, &mut coins);
     }
     let Changes { spent, created } = coins.into_changes();
+    let created = with_rejections(created, &rejected, tip.height);
     let change = commitment.with_changes(&spent, &created);
     if !planted!(StaleRoot) {
         tip.utxo_root = change.root;
@@ -313,6 +314,18 @@ pub fn apply_block(
         rejected: content.rejections.iter().map(|rejection| rejection.txid).collect(),
         buckets: change.buckets.iter().map(state).collect(),
     })
+}
+
+/// The marks of a block's rejections in their places among its new coins.
+fn with_rejections(
+    mut created: Vec<(OutPoint, Coin)>,
+    rejected: &BTreeSet<TxId>,
+    height: Height,
+) -> Vec<(OutPoint, Coin)> {
+    let marks = rejected.iter().map(|txid| (OutPoint::rejection(*txid), Coin::rejection(height)));
+    created.extend(marks);
+    created.sort_unstable_by_key(|(outpoint, _)| *outpoint);
+    created
 }
 
 fn check_limits(params: &Params, content: &Content) -> Result<(), BlockError> {
@@ -495,18 +508,8 @@ impl BlockRules<'_> {
             fees: within_supply(tip.fees, fees),
             ..tip
         };
-        // The certificate of an earlier epoch's closing block names validators of that epoch's set.
-        let certificate = self.content.last_commit.as_ref();
-        let of_this_epoch =
-            |certificate: &&BlockCertificate| certificate.height.epoch(self.params.epoch_length) == header.epoch;
-        for (validator, _) in certificate.filter(of_this_epoch).iter().flat_map(|it| &it.signatures) {
-            if let Some(count) = usize::try_from(*validator)
-                .ok()
-                .and_then(|index| next.signed.get_mut(index))
-            {
-                *count += 1;
-            }
-        }
+        let length = self.params.epoch_length;
+        reward::count_signers(&mut next.signed, header, self.content.last_commit.as_ref(), length);
         next
     }
 

@@ -44,13 +44,13 @@ impl Bench {
             .await
             .expect("starts");
         let store = LedgerStore::open(Arc::new(MemoryBackend::new()), &genesis).expect("opens");
-        let (blocks, _) = BlockServer::new(Arc::new(store), network.commands.clone());
+        let (blocks, _) = StoreServer::new(Arc::new(store), network.commands.clone());
         let checker = Checker {
             electorate: Electorate::new(genesis.chain_id(), 100, Arc::new(genesis.validators)),
             jobs: Arc::new(Jobs::new(max, 1 << 20)),
             inbox: Arc::new(Inbox::new(100)),
             commands: network.commands.clone(),
-            blocks,
+            served: blocks,
             meters: Prepared::new().expect("meters").meters,
         };
         Self {

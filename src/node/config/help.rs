@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use toml::Value;
 
 /// Sections in the order they are shown, with a sentence on each.
-const SECTIONS: [(&str, &str); 8] = [
+const SECTIONS: [(&str, &str); 9] = [
     (
         "",
         "Paths in the file are relative to the file; in variables and flags to the working directory.",
@@ -17,6 +17,7 @@ const SECTIONS: [(&str, &str); 8] = [
     ("pool", "Payments that wait for a block."),
     ("store", "The chain on disk."),
     ("check", "The threads that check signatures."),
+    ("sync", "Getting what the others have."),
 ];
 
 /// Every key and what it means.
@@ -128,6 +129,22 @@ const HELP: &[(&str, &str)] = &[
     (
         "check.threads",
         "Threads that check payments, beside one for votes and blocks; 0: half the cores, at least one.",
+    ),
+    (
+        "sync.mode",
+        "auto: the state when the store is empty and the chain far ahead, or when no peer keeps the blocks that are missing; blocks otherwise. blocks: the whole history, or nothing.",
+    ),
+    (
+        "sync.checkpoint",
+        "A block that is trusted without the history before it, as height:id; the height must be the last of an epoch. Empty: none.",
+    ),
+    (
+        "sync.behind_blocks",
+        "With an empty store: so many blocks behind, the state is fetched and not the history.",
+    ),
+    (
+        "store.retain_blocks",
+        "Blocks that are kept; 0: all. Those of the epoch under way and of the one before are kept in any case.",
     ),
     (
         "check.max_waiting",

@@ -1,10 +1,10 @@
 //! Both backends under the ledger: blocks in, answers out, reopening, and stores that must be refused.
 
-use super::*;
+use super::{rows::delete, *};
 use crate::{
     ledger::{Content, apply, check},
     primitives::{
-        Block, BlockCertificate, Params, Phase, Round, SecretKey, Transaction, TransactionBody, Validator,
+        Amount, Block, BlockCertificate, Output, Params, Phase, Round, SecretKey, Time, Transaction, TransactionBody, Validator,
         ValidatorSet, message::Electorate,
     },
     store::{
@@ -241,8 +241,13 @@ fn rejections_are_found() {
     let mut batch = maker.block(&store, &[]);
     let txid = TxId([8; 32]);
     batch.applied.rejected.push(txid);
+    let mark = (OutPoint::rejection(txid), Coin::rejection(Height(1)));
+    batch.applied.created.push(mark);
     store.apply(&batch).expect("follows");
     assert_eq!(store.rejected(&txid).expect("readable"), Some(Height(1)));
+    assert_eq!(store.coin(&mark.0).expect("readable"), None, "a mark is no coin");
+    let unlocked = store.coins_of(&LockHash([0; 32]), None, 10).expect("readable");
+    assert!(unlocked.is_empty(), "and nobody owns it");
 }
 
 #[test]
@@ -375,7 +380,10 @@ fn the_bytes_on_disk_are_golden() {
     let store = LedgerStore::open(backend.clone(), &maker.genesis).expect("opens");
     let payment = maker.pay(maker.outpoint(0), 0, 7, COIN);
     let mut batch = maker.block(&store, &[payment]);
-    batch.applied.rejected.push(TxId([8; 32]));
+    batch
+        .applied
+        .created
+        .push((OutPoint::rejection(TxId([8; 32])), Coin::rejection(Height(1))));
     store.apply(&batch).expect("follows");
     let digest = |table: Table| {
         let entries = backend.scan(table, &[], 10_000).expect("readable");

@@ -1,0 +1,73 @@
+//! Coins in memory.
+
+use crate::{
+    ledger::Batch,
+    primitives::{Coin, OutPoint},
+};
+use std::collections::HashMap;
+
+/// Coins created or read lately. Two generations: when the younger one has grown to half the capacity, it becomes the
+/// older, and the older is forgotten.
+///
+/// What a reader found in the backend is kept only if no block was applied meanwhile, or a coin spent by that block
+/// could come back.
+pub(super) struct CoinCache {
+    pub(super) young: HashMap<OutPoint, Coin>,
+    pub(super) old: HashMap<OutPoint, Coin>,
+    half: usize,
+    pub(super) generation: u64,
+}
+
+impl CoinCache {
+    pub(super) fn new(capacity: usize) -> Self {
+        Self {
+            young: HashMap::new(),
+            old: HashMap::new(),
+            half: capacity / 2,
+            generation: 0,
+        }
+    }
+
+    pub(super) fn get(&mut self, outpoint: &OutPoint) -> Option<Coin> {
+        if let Some(coin) = self.young.get(outpoint) {
+            return Some(*coin);
+        }
+        let coin = self.old.remove(outpoint)?;
+        self.insert(*outpoint, coin);
+        Some(coin)
+    }
+
+    pub(super) fn keep(&mut self, generation: u64, outpoint: OutPoint, coin: Coin) {
+        if generation == self.generation {
+            self.insert(outpoint, coin);
+        }
+    }
+
+    pub(super) fn apply(&mut self, batch: &Batch) {
+        self.generation += 1;
+        for (outpoint, _) in &batch.applied.spent {
+            self.young.remove(outpoint);
+            self.old.remove(outpoint);
+        }
+        for (outpoint, coin) in &batch.applied.created {
+            self.insert(*outpoint, *coin);
+        }
+    }
+
+    /// Everything may be different now.
+    pub(super) fn clear(&mut self) {
+        self.generation += 1;
+        self.young.clear();
+        self.old.clear();
+    }
+
+    pub(super) fn insert(&mut self, outpoint: OutPoint, coin: Coin) {
+        if self.half == 0 || coin.is_rejection() {
+            return;
+        }
+        if self.young.len() >= self.half {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(outpoint, coin);
+    }
+}

@@ -31,8 +31,8 @@ use crate::{
 };
 use std::{collections::BTreeMap, sync::Arc};
 
-/// How often a peer that is far ahead is asked to prove it.
-const PROVE_EVERY_MS: u64 = 1_000;
+/// How long a peer that did not prove how far ahead it is is not asked to again.
+const DOUBT_MS: u64 = 60_000;
 /// Numbers of questions that one replica, or one sync, has for itself.
 const QUESTIONS: u64 = 1 << 40;
 
@@ -72,8 +72,9 @@ pub struct Core {
     peers: BTreeMap<PeerId, Height>,
     /// Questions for blocks that prove how far ahead a peer is.
     proofs: BTreeMap<RequestId, PeerId>,
-    next_proof: Time,
     next_proof_id: u64,
+    /// Peers that did not prove what they claim, and until when that is held against them.
+    doubted: BTreeMap<PeerId, Time>,
     /// Counts replicas and syncs: each has its own numbers for questions.
     lives: u64,
     /// The store held nothing but the genesis when this process began.
@@ -112,8 +113,8 @@ impl Core {
             payments,
             peers: BTreeMap::new(),
             proofs: BTreeMap::new(),
-            next_proof: now,
             next_proof_id: PROOFS,
+            doubted: BTreeMap::new(),
             lives: 1,
             empty,
             synced: 0,
@@ -152,7 +153,10 @@ impl Core {
     fn note(&mut self, input: &Input) {
         match input {
             Input::PeerUp(peer) => drop(self.peers.entry(*peer).or_default()),
-            Input::PeerDown(peer) => drop(self.peers.remove(peer)),
+            Input::PeerDown(peer) => {
+                self.peers.remove(peer);
+                self.doubted.remove(peer);
+            }
             Input::Gossip {
                 from,
                 message: Message::Status(status),
@@ -242,23 +246,26 @@ impl Core {
         effects: &mut Effects,
     ) -> Result<(), ViewError> {
         let input = match input {
-            Input::Response { request, answer, .. } if self.proofs.remove(&request).is_some() => {
+            Input::Response {
+                from, request, answer, ..
+            } if self.proofs.remove(&request).is_some() => {
                 if self.is_proven(&answer) {
                     self.begin_sync(effects);
                     return Ok(());
                 }
+                self.doubted.insert(from, now.plus_ms(DOUBT_MS));
                 Input::Tick
             }
             other => other,
         };
+        // Blocks that the state would make superfluous are not asked for while somebody may still show it.
+        let hold = self.far_ahead(now).next().is_some();
         let Now::Live(replica) = &mut self.now else {
             return Ok(());
         };
+        replica.hold_blocks(hold);
         replica.handle(now, view, input, effects)?;
-        if now >= self.next_proof {
-            self.next_proof = now.plus_ms(PROVE_EVERY_MS);
-            self.ask_for_proof(effects);
-        }
+        self.ask_for_proof(now, effects);
         Ok(())
     }
 
@@ -276,25 +283,33 @@ impl Core {
         empty.then(|| Height(tip.0.saturating_add(self.config.behind_blocks)))
     }
 
+    /// Who claims to be so far ahead, and has not lately failed to show it.
+    fn far_ahead(&self, now: Time) -> impl Iterator<Item = (PeerId, Height)> {
+        let least = self.least_ahead();
+        self.peers
+            .iter()
+            .map(|(peer, claim)| (*peer, *claim))
+            .filter(move |(peer, claim)| {
+                let doubted = self.doubted.get(peer).is_some_and(|until| *until > now);
+                least.is_some_and(|least| *claim > least) && !doubted
+            })
+    }
+
     /// A height is a claim until its block is shown, and the store is not given up for a claim.
-    fn ask_for_proof(&mut self, effects: &mut Effects) {
-        let Some(least) = self.least_ahead() else { return };
-        for (peer, claim) in self.peers.iter().filter(|(_, claim)| **claim > least) {
-            if self.proofs.values().any(|asked| asked == peer) {
+    fn ask_for_proof(&mut self, now: Time, effects: &mut Effects) {
+        let ahead: Vec<(PeerId, Height)> = self.far_ahead(now).collect();
+        for (peer, claim) in ahead {
+            if self.proofs.values().any(|asked| *asked == peer) {
                 continue;
             }
             let id = RequestId(self.next_proof_id);
             self.next_proof_id += 1;
-            self.proofs.insert(id, *peer);
+            self.proofs.insert(id, peer);
             let request = Request::Blocks {
-                from: *claim,
+                from: claim,
                 max_count: 1,
             };
-            effects.send.push(Send::Ask {
-                peer: *peer,
-                id,
-                request,
-            });
+            effects.send.push(Send::Ask { peer, id, request });
         }
     }
 

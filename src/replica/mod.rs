@@ -288,6 +288,11 @@ impl Replica {
         self.tip.height
     }
 
+    /// Whether blocks are not to be asked for, for now.
+    pub(super) const fn hold_blocks(&mut self, hold: bool) {
+        self.sync.hold(hold);
+    }
+
     /// Whether nobody who is ahead keeps the blocks that are missing here.
     pub(super) fn lacks_blocks(&self) -> bool {
         self.sync.lacks_blocks(self.tip.height)

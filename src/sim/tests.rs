@@ -72,6 +72,37 @@ fn the_simulator_does_what_it_is_told() {
     assert_eq!(sum(Scenario::Calm, |outcome| outcome.view_changes), 0);
 }
 
+/// Newcomers in every mood of the network: each one ends with the state that the others have, whatever it was told.
+#[test]
+fn newcomers_arrive() {
+    let scenarios = [
+        Scenario::Newcomer,
+        Scenario::NewcomerCrash,
+        Scenario::NewcomerLiar,
+        Scenario::Pruned,
+    ];
+    let mut broken = Vec::new();
+    for scenario in scenarios {
+        let (mut synced, mut blamed) = (0, 0);
+        for seed in 0..60 {
+            let outcome = run(scenario, seed, None);
+            synced += outcome.state_syncs;
+            blamed += outcome.blamed;
+            if let Some(violation) = outcome.violation {
+                let name = scenario.name();
+                broken.push(format!(
+                    "timecoin sim --seed {seed} --scenario {name} -v\n    {violation}"
+                ));
+            }
+        }
+        println!("{}: {synced} state syncs, {blamed} lies found", scenario.name());
+        // Some come so early that blocks are enough.
+        assert!(synced >= 40, "{}: only {synced} state syncs", scenario.name());
+        assert!(scenario != Scenario::NewcomerLiar || blamed >= 20, "only {blamed} lies were found");
+    }
+    assert!(broken.is_empty(), "{} broken:\n{}", broken.len(), broken.join("\n"));
+}
+
 /// What noticed a planted fault, within 300 seeds, in the scenarios where it would do harm.
 fn caught(fault: Planted, scenarios: &[Scenario]) -> Checker {
     for count in 0..300u64 {
@@ -120,5 +151,7 @@ caught! {
     voting_after_sealing_is_caught: VoteAfterSeal in Epochs by Contradiction;
     locking_twice_is_caught: LockTwice in DoubleSpend by Contradiction | Conflict;
     a_stale_root_is_caught: StaleRoot in Calm by Stopped | Divergence | Liveness;
+    unchecked_coins_are_caught: BucketsUnchecked in NewcomerLiar by Stopped | Divergence | Supply;
+    coins_without_the_blocks_since_are_caught: NoReplay in Newcomer by Liveness | Stopped | Divergence | Blame;
     a_forgotten_log_is_caught: ForgetLog in Crash, CrashAll by Contradiction | Liveness;
 }

@@ -56,6 +56,7 @@ pub struct BlockSync {
     /// By their first height.
     windows: BTreeMap<Height, Window>,
     catching_up: bool,
+    held: bool,
     fetched: u64,
 }
 
@@ -76,6 +77,11 @@ impl BlockSync {
         self.claims.remove(&peer);
         self.kept.remove(&peer);
         self.resting.remove(&peer);
+    }
+
+    /// Whether nothing is to be asked for, for now.
+    pub const fn hold(&mut self, hold: bool) {
+        self.held = hold;
     }
 
     /// A height is decided, and its block is not here.
@@ -183,7 +189,7 @@ impl BlockSync {
     fn is_due(&self, now: Time, tip: Height) -> bool {
         let far = self.claimed().0 > tip.0 + 1;
         let waited = self.behind_since.is_some_and(|since| now >= since.plus_ms(PATIENCE_MS));
-        self.wanted.is_some() || (self.claimed() > tip && (far || waited))
+        !self.held && (self.wanted.is_some() || (self.claimed() > tip && (far || waited)))
     }
 
     /// When [`BlockSync::next_request`] may have something; `None`: not before something else happens.

@@ -530,7 +530,7 @@ impl Planner {
     fn pruned(&mut self) {
         self.newcomer();
         self.plan.observers = 1;
-        self.plan.params.epoch_length = self.random.between(2, 4);
+        self.plan.params.epoch_length = self.random.between(3, 4);
         self.plan.retain_blocks = 1;
         // Away, not new: it starts with the others, and comes back when they have forgotten what it lacks.
         let (from, to) = (self.plan.late.map_or(SECOND, |(_, at)| at), self.plan.calm_from);

@@ -155,3 +155,13 @@ caught! {
     coins_without_the_blocks_since_are_caught: NoReplay in Newcomer by Liveness | Stopped | Divergence | Blame;
     a_forgotten_log_is_caught: ForgetLog in Crash, CrashAll by Contradiction | Liveness;
 }
+
+#[test]
+#[ignore = "temporary"]
+fn trace_one() {
+    let seed = std::env::var("SEED").unwrap().parse().unwrap();
+    let scenario = std::env::var("SCEN").unwrap().parse().unwrap();
+    let mut say = |line: &str| println!("{line}");
+    let outcome = run(scenario, seed, Some(&mut say));
+    println!("{outcome:?}");
+}

@@ -149,6 +149,14 @@ impl BlockSync {
 
     /// Opens windows after the last, as many as there may be and as are claimed to exist.
     fn open_windows(&mut self, tip: Height) {
+        // What is asked for and was overtaken leaves a gap before the windows after it.
+        if let Some((first, _)) = self.windows.first_key_value()
+            && *first > tip.next()
+        {
+            let count = (first.0 - tip.0 - 1).min(u64::from(MAX_BLOCKS_PER_REQUEST));
+            let state = State::Open;
+            self.windows.insert(tip.next(), Window { count, state });
+        }
         let last = self.claimed().max(self.wanted.unwrap_or_default());
         let mut next = self.windows.last_key_value().map_or(tip.next(), |(first, window)| {
             Height(first.0.saturating_add(window.count)).max(tip.next())
@@ -227,10 +235,10 @@ impl BlockSync {
             // Whatever it claims, it has nothing for us: not to be asked again before it claims anew.
             self.claims.insert(from, tip.min(claim));
             self.resting.insert(from, now.plus_ms(REST_MS));
-            if asked {
-                self.windows.remove(&first);
-                self.drop_unclaimed();
+            if asked && let Some(window) = self.windows.get_mut(&first) {
+                window.state = State::Open;
             }
+            self.drop_unclaimed();
             self.behind_since = None;
             self.look(now, tip);
             if self.claimed() <= tip && self.windows.is_empty() {

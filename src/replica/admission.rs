@@ -3,7 +3,7 @@
 use super::{Dropped, Effects, Event, Replica, Reply, State, Ticket, Verdict};
 use crate::{
     ledger::{CheckedTransaction, Overlay, TransactionError, View, ViewError, apply::validate},
-    pool::{self, Admission, PoolError},
+    pool::{self, Admission, Backing, PoolError},
     primitives::{Amount, Coin, OutPoint, Time, TxId},
 };
 
@@ -93,7 +93,12 @@ impl Replica {
             let input = transaction.inputs()[0];
             return Ok(Err(TransactionError::UnknownInput(input).into()));
         }
-        let admission = match self.pool.admit(now, transaction.clone(), assessment.fee) {
+        let backing = if self.finality.is_backed(transaction) {
+            Backing::Lock
+        } else {
+            Backing::None
+        };
+        let admission = match self.pool.admit(now, transaction.clone(), assessment.fee, backing) {
             Ok(admission) => admission,
             Err(error) => return Ok(Err(error)),
         };

@@ -6,7 +6,7 @@ use crate::{
     epoch::Seals,
     finality::Finality,
     ledger::{CheckedTransaction, Commitment, View, ViewError, check},
-    pool::{self, Pool},
+    pool::{self, Backing, Pool},
     primitives::{Amount, BlockCertificate, Certificate, Epoch, EpochSeal, Height, Time, TxId, VoteBatch},
     sync::BlockSync,
 };
@@ -243,7 +243,7 @@ impl Replica {
             for body in open {
                 match self.restored_fee(view, &body)? {
                     // It was admitted before, and limits have not shrunk; were they to have, the lock still counts.
-                    Some(fee) if self.pool.admit(now, body.clone(), fee).is_ok() => {
+                    Some(fee) if self.pool.admit(now, body.clone(), fee, Backing::Lock).is_ok() => {
                         let rate = pool::rate_milli(fee, body.bytes().len());
                         self.finality.on_transaction(now, &body, rate, false);
                         self.payments.admit(body);

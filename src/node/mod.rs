@@ -29,6 +29,7 @@ mod http;
 pub mod inbox;
 pub mod metrics;
 mod open;
+mod pace;
 pub mod ready;
 pub mod run;
 mod safety;

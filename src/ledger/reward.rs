@@ -6,8 +6,8 @@
 //! nobody signed anything.
 
 use crate::primitives::{
-    Amount, BlockCertificate, BlockHeader, ChainId, Coin, Epoch, Height, OutPoint, Output, TxId, ValidatorIndex, ValidatorSet, hash::tagged,
-    message::Electorate,
+    Amount, BlockCertificate, BlockHeader, ChainId, Coin, Epoch, Height, OutPoint, Output, TxId, ValidatorIndex,
+    ValidatorSet, hash::tagged, message::Electorate,
 };
 
 /// The outcome of an epoch's payout.

@@ -13,9 +13,9 @@
 //! | `checker.rs`, `inbox.rs` | from bytes to checked inputs, and where they wait |
 //! | `safety.rs`, `flusher.rs`, `serve.rs` | what touches the disk beside the loop's own writes |
 //! | `config.rs` | settings, and where each mistake was made |
-//! | `metrics.rs`, `http.rs`, `ready.rs`, `telemetry.rs` | what operators see |
+//! | `metrics.rs`, `http.rs`, `ready.rs`, `progress.rs`, `telemetry.rs` | what operators see |
 //!
-//! Threads of the operating system do what blocks: the loop, the checks, the flusher, blocks for peers. Tasks do the
+//! Threads of the operating system do what blocks: the loop, the checks, the flusher, blocks and coins for peers. Tasks do the
 //! rest. All of them end with one token, and all are joined.
 
 mod bridge;
@@ -30,6 +30,7 @@ pub mod inbox;
 pub mod metrics;
 mod open;
 mod pace;
+mod progress;
 pub mod ready;
 pub mod run;
 mod safety;
@@ -255,6 +256,7 @@ impl Node {
         };
         tasks.spawn(http::serve(http_listener, pages, cancel.clone()));
         tasks.spawn(serve_api(api, api_listener, cancel.clone(), threads));
+        tasks.spawn(progress::watch(watch.clone(), cancel.clone()));
         tasks.spawn(watch_readiness(watch.clone(), ready_sender, cancel));
         Ok(Self {
             api: api_address,

@@ -287,8 +287,10 @@ impl Loop {
         }
         for (peer, fault, reason) in effects.faults {
             bridge::count_fault(&self.meters, fault);
-            if fault >= Fault::Careless {
-                tracing::debug!(peer = peer.0, ?fault, reason, "a peer did something wrong");
+            if fault == Fault::Hostile {
+                tracing::warn!(peer = peer.0, reason, "a peer lied");
+            } else if fault == Fault::Careless {
+                tracing::debug!(peer = peer.0, reason, "a peer did something wrong");
             }
             self.commands.punish(network::PeerId(peer.0), bridge::fault(fault));
         }

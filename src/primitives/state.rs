@@ -42,7 +42,9 @@ impl CoinPage {
         proto::UtxoSetPage {
             height: self.height.0,
             entries: self.entries.iter().map(entry).collect(),
-            next_cursor: last.map(|(outpoint, _)| outpoint.to_bytes().to_vec()).unwrap_or_default(),
+            next_cursor: last
+                .map(|(outpoint, _)| outpoint.to_bytes().to_vec())
+                .unwrap_or_default(),
         }
     }
 
@@ -147,7 +149,13 @@ impl CertifiedHeader {
     ) -> Result<(), CertificateError> {
         let (header, commit) = (&self.header, &self.commit);
         let chain: &ChainId = &electorate.chain;
-        let subject = |holds: bool, what| if holds { Ok(()) } else { Err(CertificateError::Subject(what)) };
+        let subject = |holds: bool, what| {
+            if holds {
+                Ok(())
+            } else {
+                Err(CertificateError::Subject(what))
+            }
+        };
         subject(commit.phase == Phase::Commit, "its phase is not Commit")?;
         subject(commit.height == header.height, "its height is not the header's")?;
         subject(commit.block == header.id(chain), "its block is not the header's")?;
@@ -155,7 +163,10 @@ impl CertifiedHeader {
             electorate.of_height(header.height),
             electorate.of_height(header.height.next()),
         );
-        subject(header.validators_hash == set.hash(), "the header names other validators")?;
+        subject(
+            header.validators_hash == set.hash(),
+            "the header names other validators",
+        )?;
         let follows = header.next_validators_hash == next.hash();
         subject(follows, "the header names other validators for the next block")?;
         commit.queue_signatures(chain, set, batch)

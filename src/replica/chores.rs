@@ -165,7 +165,9 @@ impl Replica {
         let (peer, request) = self
             .sync
             .next_request(now, self.tip.height, |count| rng.random_range(0..count))?;
-        let Request::Blocks { from, .. } = request else { return None };
+        let Request::Blocks { from, .. } = request else {
+            return None;
+        };
         Some((peer, from, request))
     }
 

@@ -318,7 +318,9 @@ impl Core {
             return false;
         };
         let shown = blocks.last().map(|(block, _)| block.block.header.height);
-        shown.zip(self.least_ahead()).is_some_and(|(shown, least)| shown > least)
+        shown
+            .zip(self.least_ahead())
+            .is_some_and(|(shown, least)| shown > least)
     }
 
     fn begin_sync(&mut self, effects: &mut Effects) {
@@ -376,11 +378,13 @@ impl Core {
         effects.write = wants.write.map(Write::State);
         effects.faults.extend(wants.faults);
         effects.events.extend(wants.notes.into_iter().map(Event::Trouble));
-        effects.send.extend(wants.ask.into_iter().map(|(id, peer, request)| Send::Ask {
-            peer,
-            id: RequestId(id),
-            request,
-        }));
+        effects
+            .send
+            .extend(wants.ask.into_iter().map(|(id, peer, request)| Send::Ask {
+                peer,
+                id: RequestId(id),
+                request,
+            }));
         Ok(())
     }
 

@@ -42,7 +42,10 @@ pub struct Effects {
 impl Effects {
     /// Takes over what another input led to. At most one of them writes.
     pub fn append(&mut self, other: Self) {
-        debug_assert!(self.write.is_none() || other.write.is_none(), "two writes before the first is applied");
+        debug_assert!(
+            self.write.is_none() || other.write.is_none(),
+            "two writes before the first is applied"
+        );
         self.write = self.write.take().or(other.write);
         self.remember.extend(other.remember);
         self.sign.extend(other.sign);

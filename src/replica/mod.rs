@@ -39,8 +39,8 @@ use crate::{
     ledger::{Applied, CheckedTransaction, Commitment, Content, Tip, View, ViewError},
     pool::{self, Pool},
     primitives::{
-        BlockCertificate, BlockId, Coin, Epoch, Fault, Genesis, Gossip, Height, OutPoint, Params, PeerId, Phase, Proposal,
-        PublicKey, Round, RoundCertificate, Time, TxId, ValidatorIndex, VoteKind,
+        BlockCertificate, BlockId, Coin, Epoch, Fault, Genesis, Gossip, Height, OutPoint, Params, PeerId, Phase,
+        Proposal, PublicKey, Round, RoundCertificate, Time, TxId, ValidatorIndex, VoteKind,
         limits::{MAX_TRANSACTION_BYTES_PER_MESSAGE, MAX_TRANSACTIONS_PER_MESSAGE},
         message::Electorate,
     },

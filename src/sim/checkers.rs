@@ -501,7 +501,10 @@ impl Checkers {
     pub fn on_synced(&mut self, node: usize, tip: &Tip) -> Verdict {
         let known = self.blocks.get(&tip.height).copied();
         self.require(known == Some((tip.block, tip.utxo_root)), Checker::Divergence, || {
-            format!("node {node} has fetched the state after block {}, which is another there", tip.height)
+            format!(
+                "node {node} has fetched the state after block {}, which is another there",
+                tip.height
+            )
         })?;
         self.same_accounts(node, tip)
     }

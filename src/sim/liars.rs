@@ -4,7 +4,8 @@
 use super::{book::Book, random::Random};
 use crate::primitives::{
     Amount, BlockId, BlockVote, ChainId, Coin, CoinPage, Epoch, EpochSeal, Gossip, Height, LockHash, OutPoint, Output,
-    Proposal, Request, Response, Round, Signature, Status, TxId, ValidatorIndex, ViewChange, Vote, VoteBatch, VoteKind, keys::KeySigner, vote::Phase,
+    Proposal, Request, Response, Round, Signature, Status, TxId, ValidatorIndex, ViewChange, Vote, VoteBatch, VoteKind,
+    keys::KeySigner, vote::Phase,
 };
 use std::collections::{BTreeMap, VecDeque};
 

@@ -90,7 +90,10 @@ fn newcomers_arrive() {
         println!("{}: {synced} state syncs, {blamed} lies found", scenario.name());
         // Some come so early that blocks are enough.
         assert!(synced >= 40, "{}: only {synced} state syncs", scenario.name());
-        assert!(scenario != Scenario::NewcomerLiar || blamed >= 20, "only {blamed} lies were found");
+        assert!(
+            scenario != Scenario::NewcomerLiar || blamed >= 20,
+            "only {blamed} lies were found"
+        );
     }
     assert!(broken.is_empty(), "{} broken:\n{}", broken.len(), broken.join("\n"));
 }
@@ -146,14 +149,4 @@ caught! {
     unchecked_coins_are_caught: BucketsUnchecked in NewcomerLiar by Stopped | Divergence | Supply;
     coins_without_the_blocks_since_are_caught: NoReplay in Newcomer by Liveness | Stopped | Divergence | Blame;
     a_forgotten_log_is_caught: ForgetLog in Crash, CrashAll by Contradiction | Liveness;
-}
-
-#[test]
-#[ignore = "temporary"]
-fn trace_one() {
-    let seed = std::env::var("SEED").unwrap().parse().unwrap();
-    let scenario = std::env::var("SCEN").unwrap().parse().unwrap();
-    let mut say = |line: &str| println!("{line}");
-    let outcome = run(scenario, seed, Some(&mut say));
-    println!("{outcome:?}");
 }

@@ -1443,6 +1443,9 @@ impl<'t> World<'t> {
             let Some(process) = &machine.process else {
                 return Some(format!("node {node} is down"));
             };
+            if process.store.is_syncing() {
+                return Some(format!("node {node} is fetching the state"));
+            }
             for (txid, entry) in self.book.iter() {
                 let must = self.book.is_expected(txid) || entry.final_ || entry.committed;
                 // What is in blocks that a node does not keep, it cannot find.

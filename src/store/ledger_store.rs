@@ -35,9 +35,7 @@ mod tests;
 
 use super::backend::{Backend, Op, StoreError, StoreSize, Table};
 use crate::{
-    ledger::{
-        Batch, Commitment, Location, Tip, UTXO_BUCKETS, View, ViewError, Write, apply::genesis_tip, view::Query,
-    },
+    ledger::{Batch, Commitment, Location, Tip, UTXO_BUCKETS, View, ViewError, Write, apply::genesis_tip, view::Query},
     primitives::{
         BlockId, ChainId, Coin, CommittedBlock, Genesis, Height, LockHash, OutPoint, TxId, genesis::GenesisError,
     },
@@ -45,8 +43,8 @@ use crate::{
 use arc_swap::ArcSwap;
 use cache::CoinCache;
 use rows::{
-    CHAIN_KEY, SYNC_KEY, TIP_KEY, block_ops, put, put_coin, read_height, read_location, read_owned, read_tip, tip_bytes,
-    unreadable,
+    CHAIN_KEY, SYNC_KEY, TIP_KEY, block_ops, put, put_coin, read_height, read_location, read_owned, read_tip,
+    tip_bytes, unreadable,
 };
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
@@ -345,7 +343,9 @@ impl Query for LedgerStore {
         limit: usize,
     ) -> Result<Vec<(OutPoint, Coin)>, ViewError> {
         if self.is_syncing() {
-            return Err(ViewError("the coins are being fetched from peers and are not whole yet".into()));
+            return Err(ViewError(
+                "the coins are being fetched from peers and are not whole yet".into(),
+            ));
         }
         let mut from = lock.0.to_vec();
         if let Some(after) = after {

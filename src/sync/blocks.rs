@@ -106,7 +106,9 @@ impl BlockSync {
             && *first <= tip
         {
             let (first, last) = (*first, Height(first.0 + window.count - 1));
-            let Some(mut window) = self.windows.remove(&first) else { return };
+            let Some(mut window) = self.windows.remove(&first) else {
+                return;
+            };
             // What is asked for stays under its first height, by which the answer will name it.
             if last <= tip || matches!(window.state, State::Asked(_)) {
                 continue;
@@ -174,7 +176,9 @@ impl BlockSync {
     fn able(&self, now: Time, first: Height) -> Vec<PeerId> {
         let asked = |peer: PeerId| {
             let windows = self.windows.values();
-            windows.filter(|window| matches!(window.state, State::Asked(by) if by == peer)).count()
+            windows
+                .filter(|window| matches!(window.state, State::Asked(by) if by == peer))
+                .count()
         };
         let free = |peer: &PeerId| {
             self.resting.get(peer).is_none_or(|until| *until <= now)
@@ -187,7 +191,11 @@ impl BlockSync {
             .filter(|(peer, _)| free(peer))
             .map(|(peer, claim)| (*peer, *claim))
             .collect();
-        let ahead: Vec<PeerId> = free.iter().filter(|(_, claim)| *claim >= first).map(|(peer, _)| *peer).collect();
+        let ahead: Vec<PeerId> = free
+            .iter()
+            .filter(|(_, claim)| *claim >= first)
+            .map(|(peer, _)| *peer)
+            .collect();
         if ahead.is_empty() && self.wanted.is_some_and(|wanted| wanted >= first) {
             return free.into_iter().map(|(peer, _)| peer).collect();
         }

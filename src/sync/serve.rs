@@ -41,7 +41,9 @@ fn blocks(view: &dyn StateView, from: Height, max_count: u32) -> Result<Response
     let mut blocks = Vec::new();
     let mut bytes = 0;
     while height <= tip && blocks.len() < max_count.min(MAX_BLOCKS_PER_REQUEST) as usize {
-        let Some(encoded) = view.block_bytes(height)? else { break };
+        let Some(encoded) = view.block_bytes(height)? else {
+            break;
+        };
         bytes += encoded.len();
         if bytes > ANSWER_BYTES && !blocks.is_empty() {
             break;

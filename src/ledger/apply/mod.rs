@@ -322,7 +322,9 @@ fn with_rejections(
     rejected: &BTreeSet<TxId>,
     height: Height,
 ) -> Vec<(OutPoint, Coin)> {
-    let marks = rejected.iter().map(|txid| (OutPoint::rejection(*txid), Coin::rejection(height)));
+    let marks = rejected
+        .iter()
+        .map(|txid| (OutPoint::rejection(*txid), Coin::rejection(height)));
     created.extend(marks);
     created.sort_unstable_by_key(|(outpoint, _)| *outpoint);
     created

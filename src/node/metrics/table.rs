@@ -199,6 +199,9 @@ pub(super) const COUNTERS: &[Row] = &[
         "Transactions that were missed and asked for.",
         |s| snapshot(s, |n| n.counters.bodies_asked),
     ),
+    row("timecoin_state_syncs_total", "State syncs that ended well.", |s| {
+        snapshot(s, |n| n.counters.state_syncs)
+    }),
     row("timecoin_blocks_fetched_total", "Blocks fetched from peers.", |s| {
         snapshot(s, |n| n.counters.blocks_fetched)
     }),
@@ -360,6 +363,31 @@ pub(super) const GAUGES: &[Row] = &[
     row("timecoin_voting", "Whether this node votes.", |s| {
         snapshot(s, |n| n.voting)
     }),
+    row(
+        "timecoin_state_syncing",
+        "Whether the state is being fetched by pages of coins.",
+        |s| snapshot(s, |n| n.sync.is_some()),
+    ),
+    row(
+        "timecoin_state_sync_buckets",
+        "Buckets of coins that are there, of 1,024, while the state is being fetched.",
+        |s| snapshot(s, |n| n.sync.as_ref().map_or(0, |sync| sync.buckets)),
+    ),
+    row(
+        "timecoin_state_sync_coins",
+        "Coins fetched so far, while the state is being fetched; those thrown away again included.",
+        |s| snapshot(s, |n| n.sync.as_ref().map_or(0, |sync| sync.coins)),
+    ),
+    row(
+        "timecoin_state_sync_height",
+        "Last block that is stored, while the state is being fetched.",
+        |s| snapshot(s, |n| n.sync.as_ref().map_or(0, |sync| sync.blocks_to.0)),
+    ),
+    row(
+        "timecoin_state_sync_bad_buckets",
+        "Buckets that did not match their digest and were fetched again, while the state is being fetched.",
+        |s| snapshot(s, |n| n.sync.as_ref().map_or(0, |sync| sync.bad_buckets)),
+    ),
     row("timecoin_catching_up", "Whether blocks are being fetched.", |s| {
         snapshot(s, |n| n.catching_up)
     }),

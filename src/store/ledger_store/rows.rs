@@ -3,8 +3,8 @@
 use crate::{
     ledger::{Batch, Location, Tip, ViewError},
     primitives::{
-        Amount, BlockCertificate, BlockHeader, BlockId, CertifiedHeader, Coin, CommittedBlock, DecodeError, Hash, Height,
-        LockHash, OutPoint, Output, Time, TxId, wire,
+        Amount, BlockCertificate, BlockHeader, BlockId, CertifiedHeader, Coin, CommittedBlock, DecodeError, Hash,
+        Height, LockHash, OutPoint, Output, Time, TxId, wire,
     },
     store::backend::{Op, Table},
 };
@@ -34,9 +34,7 @@ pub(super) fn delete(table: Table, key: &[u8]) -> Op {
 /// What applying a block writes. `closes_epoch`: whether its header is kept for ever.
 pub(super) fn block_ops(batch: &Batch, closes_epoch: bool) -> Vec<Op> {
     let applied = &batch.applied;
-    let count = 2 * (applied.spent.len() + applied.created.len())
-        + applied.transactions.len()
-        + applied.buckets.len();
+    let count = 2 * (applied.spent.len() + applied.created.len()) + applied.transactions.len() + applied.buckets.len();
     let mut ops = Vec::with_capacity(count + 4);
     for (outpoint, coin) in &applied.spent {
         delete_coin(&mut ops, outpoint, coin);

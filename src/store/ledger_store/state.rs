@@ -3,8 +3,7 @@
 use super::{
     LedgerStore, LedgerStoreError,
     rows::{
-        FIRST_KEY, SYNC_KEY, TIP_KEY, delete, delete_coin, put, put_block, put_closing, put_coin, tip_bytes,
-        unreadable,
+        FIRST_KEY, SYNC_KEY, TIP_KEY, delete, delete_coin, put, put_block, put_closing, put_coin, tip_bytes, unreadable,
     },
 };
 use crate::{
@@ -48,7 +47,9 @@ impl LedgerStore {
                 return Ok((height_of(before.as_deref())?, entries));
             }
         }
-        Err(ViewError(format!("blocks were written during each of {TRIES} reads of {table}")))
+        Err(ViewError(format!(
+            "blocks were written during each of {TRIES} reads of {table}"
+        )))
     }
 
     /// Writes one step of a state sync.
@@ -73,7 +74,11 @@ impl LedgerStore {
             delete(Table::Meta, FIRST_KEY),
         ];
         for table in WIPED {
-            let most = if table == Table::Blocks { BLOCKS_WIPED_AT_ONCE } else { WIPED_AT_ONCE };
+            let most = if table == Table::Blocks {
+                BLOCKS_WIPED_AT_ONCE
+            } else {
+                WIPED_AT_ONCE
+            };
             let left = most.min((WIPED_AT_ONCE + 3).saturating_sub(ops.len()));
             let rows = self.scan(table, &[], left)?;
             ops.extend(rows.iter().map(|(key, _)| delete(table, key)));
@@ -108,10 +113,7 @@ impl LedgerStore {
 
     fn finish(&self, tip: &Tip, buckets: &[(u16, Vec<u8>)]) -> Result<(), LedgerStoreError> {
         self.must_sync("the end of a state sync")?;
-        let mut ops = vec![
-            put(Table::Meta, TIP_KEY, tip_bytes(tip)),
-            delete(Table::Meta, SYNC_KEY),
-        ];
+        let mut ops = vec![put(Table::Meta, TIP_KEY, tip_bytes(tip)), delete(Table::Meta, SYNC_KEY)];
         for (index, state) in buckets {
             ops.push(put(Table::Buckets, &index.to_be_bytes(), state.clone()));
         }
@@ -163,7 +165,9 @@ impl StateView for LedgerStore {
             return Ok(None);
         };
         let header = CertifiedHeader::decode(&bytes);
-        header.map(Some).map_err(|error| unreadable(Table::ClosingHeaders, &error))
+        header
+            .map(Some)
+            .map_err(|error| unreadable(Table::ClosingHeaders, &error))
     }
 
     fn coins_after(&self, cursor: &[u8], limit: usize) -> Result<(Height, Vec<(OutPoint, Coin)>), ViewError> {

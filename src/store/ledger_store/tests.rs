@@ -4,8 +4,8 @@ use super::{rows::delete, *};
 use crate::{
     ledger::{Content, apply, check},
     primitives::{
-        Amount, Block, BlockCertificate, Output, Params, Phase, Round, SecretKey, Time, Transaction, TransactionBody, Validator,
-        ValidatorSet, message::Electorate,
+        Amount, Block, BlockCertificate, Output, Params, Phase, Round, SecretKey, Time, Transaction, TransactionBody,
+        Validator, ValidatorSet, message::Electorate,
     },
     store::{
         memory::MemoryBackend,

@@ -106,7 +106,10 @@ impl StateSync {
                 self.windows.reopen(first);
                 if first == self.progress.next_block() && kept > first {
                     self.windows.pruned.insert(from);
-                    let has = self.peers.honest_at(first).all(|peer| self.windows.pruned.contains(&peer));
+                    let has = self
+                        .peers
+                        .honest_at(first)
+                        .all(|peer| self.windows.pruned.contains(&peer));
                     if has {
                         self.restart(wants);
                     }
@@ -156,7 +159,11 @@ impl StateSync {
                 break;
             }
             (self.progress.blocks_to, self.progress.last_id) = (header.height, id);
-            let txids = content.transactions.iter().map(|transaction| transaction.txid()).collect();
+            let txids = content
+                .transactions
+                .iter()
+                .map(|transaction| transaction.txid())
+                .collect();
             stored.push((block, id, txids));
         }
         self.windows.pruned.clear();

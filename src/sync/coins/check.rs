@@ -59,7 +59,10 @@ impl Check {
             let (here, after) = rest.split_at(count);
             self.state.insert_all(here);
             self.coins += here.len() as u64;
-            self.sum += here.iter().map(|(_, coin)| u128::from(coin.output.value.0)).sum::<u128>();
+            self.sum += here
+                .iter()
+                .map(|(_, coin)| u128::from(coin.output.value.0))
+                .sum::<u128>();
             rest = after;
         }
     }
@@ -107,16 +110,19 @@ impl StateSync {
             check.states.extend((coins > 0).then(|| (bucket, state.to_bytes())));
             for (peer, sent) in self.swollen.remove(&bucket).unwrap_or_default() {
                 if sent > coins.saturating_mul(2) {
-                    self.blame(peer, format!("it sent {sent} coins of bucket {bucket}, which has {coins}"), wants);
+                    self.blame(
+                        peer,
+                        format!("it sent {sent} coins of bucket {bucket}, which has {coins}"),
+                        wants,
+                    );
                 }
             }
             return;
         }
         check.bad.push(bucket);
         let height = check.goal.height;
-        let why = format!(
-            "the coins of bucket {bucket} have the digest {found} after block {height}, expected {expected}"
-        );
+        let why =
+            format!("the coins of bucket {bucket} have the digest {found} after block {height}, expected {expected}");
         match self.sources[usize::from(bucket)] {
             Source::One(peer) => self.blame(peer, why, wants),
             Source::None | Source::Many => wants.notes.push(format!("{why}; several peers sent them")),

@@ -36,15 +36,14 @@ mod pages;
 mod peers;
 mod progress;
 mod replay;
+#[cfg(test)]
+mod tests;
 
 use crate::{
     ledger::{Content, StateStep, StateView, StateWrite, ViewError},
     primitives::{
         Amount, BlockId, CertifiedHeader, CoinPage, CommittedBlock, DecodeError, Epoch, Fault, Hash, Height, Params,
-        PeerId, Request, Time,
-        hash::merkle_root,
-        limits::MAX_HEADERS_PER_REQUEST,
-        message::Electorate,
+        PeerId, Request, Time, hash::merkle_root, limits::MAX_HEADERS_PER_REQUEST, message::Electorate,
     },
 };
 use blocks::Windows;
@@ -450,7 +449,10 @@ impl StateSync {
                 && checkpoint.height == height
                 && checkpoint.block != id
             {
-                let why = format!("block {height} is {id} there, but the checkpoint says {}", checkpoint.block);
+                let why = format!(
+                    "block {height} is {id} there, but the checkpoint says {}",
+                    checkpoint.block
+                );
                 return self.blame(from, why, wants);
             }
             epoch = epoch.next();
@@ -555,9 +557,10 @@ impl StateSync {
                 // Pages from a height that nobody reaches.
                 let early = |bucket: &u16| self.progress.buckets[usize::from(*bucket)].high > height;
                 let doubted: VecDeque<u16> = all_buckets().filter(early).collect();
-                wants
-                    .notes
-                    .push(format!("{} buckets claim to be of a height that nobody has", doubted.len()));
+                wants.notes.push(format!(
+                    "{} buckets claim to be of a height that nobody has",
+                    doubted.len()
+                ));
                 self.stage = Stage::Clear(doubted);
             }
             return;
@@ -605,7 +608,10 @@ impl StateSync {
             return Ok(again);
         }
         let Some(after) = view.block(height.next())? else {
-            return Err(ViewError(format!("block {} was stored and is not there", height.next())));
+            return Err(ViewError(format!(
+                "block {} was stored and is not there",
+                height.next()
+            )));
         };
         let (found, root) = (merkle_root(&digests), after.block.header.utxo_root);
         if found != root {

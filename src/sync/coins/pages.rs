@@ -89,7 +89,9 @@ impl StateSync {
             }
             let first = run.next;
             // The same peer goes on if it can, so that each bucket is one peer's.
-            let before = run.peer.filter(|peer| self.peers.honest_at(base).any(|other| other == *peer));
+            let before = run
+                .peer
+                .filter(|peer| self.peers.honest_at(base).any(|other| other == *peer));
             let peer = match before {
                 Some(peer) => self.peers.pick(now, base, |other| other != peer),
                 None if self.is_alone(first) => self.peers.pick(now, base, |_| false),
@@ -187,7 +189,11 @@ impl StateSync {
         let usual = (self.progress.coins / whole).saturating_mul(UNUSUAL);
         let least = self.rules.bucket_coins;
         let times = self.swollen.get(&bucket).map_or(0, Vec::len) as u32;
-        let confirmed = if self.is_alone(bucket) { times } else { times.saturating_sub(1) };
+        let confirmed = if self.is_alone(bucket) {
+            times
+        } else {
+            times.saturating_sub(1)
+        };
         least.max(usual.min(least.saturating_mul(UNUSUAL))) << (2 * confirmed).min(32)
     }
 
@@ -195,7 +201,9 @@ impl StateSync {
     fn doubt(&mut self, from: PeerId, bucket: u16, wants: &mut Wants) {
         let coins = self.counts[usize::from(bucket)];
         self.swollen.entry(bucket).or_default().push((from, coins));
-        wants.notes.push(format!("{from} sends more than {coins} coins of bucket {bucket}: somebody else is asked"));
+        wants.notes.push(format!(
+            "{from} sends more than {coins} coins of bucket {bucket}: somebody else is asked"
+        ));
         // Pages that are under way are still taken; then the stage turns to clearing.
         let doubted = VecDeque::from([bucket]);
         match &mut self.stage {
@@ -223,7 +231,10 @@ impl StateSync {
 
 /// A coin of the page that was not asked for.
 fn outside(page: &CoinPage, cursor: &[u8], end: &[u8]) -> Option<OutPoint> {
-    let first = page.entries.first().filter(|(outpoint, _)| outpoint.to_bytes()[..] <= *cursor);
+    let first = page
+        .entries
+        .first()
+        .filter(|(outpoint, _)| outpoint.to_bytes()[..] <= *cursor);
     let beyond = |outpoint: &OutPoint| !end.is_empty() && outpoint.to_bytes()[..] >= *end;
     let last = page.entries.last().filter(|(outpoint, _)| beyond(outpoint));
     first.or(last).map(|(outpoint, _)| *outpoint)

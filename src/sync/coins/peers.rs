@@ -83,9 +83,8 @@ impl Peers {
 
     /// Somebody who may be asked now, has `height`, and is not `unwanted`; the least busy first, in turns.
     pub(super) fn pick(&mut self, now: Time, height: Height, unwanted: impl Fn(PeerId) -> bool) -> Option<PeerId> {
-        let free = |peer: &Peer| {
-            !peer.shunned && peer.asked < AT_ONCE && peer.rests_until <= now && peer.claim >= height
-        };
+        let free =
+            |peer: &Peer| !peer.shunned && peer.asked < AT_ONCE && peer.rests_until <= now && peer.claim >= height;
         let able: Vec<(PeerId, usize)> = self
             .peers
             .iter()
@@ -123,7 +122,10 @@ impl Peers {
 
     /// When the first of those who rest may be asked again.
     pub(super) fn next_rested(&self, now: Time) -> Option<Time> {
-        let resting = self.peers.values().filter(|peer| !peer.shunned && peer.rests_until > now);
+        let resting = self
+            .peers
+            .values()
+            .filter(|peer| !peer.shunned && peer.rests_until > now);
         resting.map(|peer| peer.rests_until).min()
     }
 }

@@ -119,7 +119,10 @@ impl Progress {
         for ((state, low), high) in message.states.iter().zip(&message.lows).zip(&message.highs) {
             let stage = match state {
                 0 => Stage::Nothing,
-                1 => Stage::Begun(OutPoint::from_bytes(wire::required("cursor of a bucket", cursors.next())?)?),
+                1 => Stage::Begun(OutPoint::from_bytes(wire::required(
+                    "cursor of a bucket",
+                    cursors.next(),
+                )?)?),
                 2 => Stage::Whole,
                 other => {
                     return Err(DecodeError::Unknown {

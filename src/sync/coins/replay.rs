@@ -83,7 +83,11 @@ impl StateSync {
             let transaction = Transaction::decode(&self.rules.electorate.chain, bytes)
                 .map_err(|error| ViewError(format!("block {height} cannot be read: {error}")))?;
             changes.extend(transaction.inputs().iter().map(|input| (*input, None)));
-            changes.extend(transaction.created().map(|(outpoint, output)| (outpoint, Some(coin(output)))));
+            changes.extend(
+                transaction
+                    .created()
+                    .map(|(outpoint, output)| (outpoint, Some(coin(output)))),
+            );
         }
         for rejection in &block.block.rejections {
             let mark = (OutPoint::rejection(rejection.txid), Some(Coin::rejection(height)));

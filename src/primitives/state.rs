@@ -172,3 +172,114 @@ impl CertifiedHeader {
         commit.queue_signatures(chain, set, batch)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::primitives::{Amount, LockHash, Output, Request, Response, TxId};
+    use proptest::prelude::*;
+
+    fn entries() -> impl Strategy<Value = Vec<(OutPoint, Coin)>> {
+        let entry = (any::<[u8; 32]>(), 0u32..300, 1u64.., any::<bool>(), any::<u64>());
+        let entry = entry.prop_map(|(txid, index, value, rejected, height)| {
+            let (txid, height) = (TxId(txid), Height(height));
+            if rejected {
+                return (OutPoint::rejection(txid), Coin::rejection(height));
+            }
+            let output = Output {
+                value: Amount(value),
+                lock: LockHash([3; 32]),
+            };
+            (OutPoint { txid, index }, Coin { output, height })
+        });
+        prop::collection::vec(entry, 0..20).prop_map(|mut all| {
+            all.sort_unstable_by_key(|(outpoint, _)| *outpoint);
+            all.dedup_by_key(|(outpoint, _)| *outpoint);
+            all
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn pages_come_back_as_they_were(entries in entries(), height: u64, more: bool) {
+            let more = more && !entries.is_empty();
+            let page = Response::Coins(CoinPage { height: Height(height), entries, more });
+            prop_assert_eq!(Response::decode(&page.encode()), Ok(page));
+        }
+
+        #[test]
+        fn requests_come_back_as_they_were(cursor in prop::collection::vec(any::<u8>(), 0..=36), limit in 1u32..=1_000) {
+            let request = Request::Coins { end: cursor.clone(), cursor, limit };
+            prop_assert_eq!(Request::decode(&request.encode()), Ok(request));
+        }
+    }
+
+    #[test]
+    fn requests_beyond_the_limits_are_refused() {
+        let coins = |cursor: usize, limit: u32, end: usize| Request::Coins {
+            cursor: vec![1; cursor],
+            limit,
+            end: vec![1; end],
+        };
+        for (request, expected) in [
+            (coins(0, 0, 0), "requested coins: 0, allowed are 1 to 1000"),
+            (coins(0, 1_001, 0), "requested coins: 1001, allowed are 1 to 1000"),
+            (coins(37, 1, 0), "bytes of a coin cursor: 37, allowed are 0 to 36"),
+            (coins(0, 1, 37), "bytes of a coin range's end: 37, allowed are 0 to 36"),
+        ] {
+            let error = Request::decode(&request.encode()).expect_err(expected);
+            assert_eq!(error.to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn pages_that_no_correct_node_sends_are_refused() {
+        let entry = |first: u8, index: u32, value: u64| proto::UtxoEntry {
+            outpoint: OutPoint {
+                txid: TxId([first; 32]),
+                index,
+            }
+            .to_bytes()
+            .to_vec(),
+            coin: Some(proto::Coin {
+                value,
+                lock: vec![u8::from(value > 0); 32],
+                height: 1,
+            }),
+        };
+        let page = |entries: Vec<proto::UtxoEntry>, next_cursor: Vec<u8>| {
+            CoinPage::from_proto(proto::UtxoSetPage {
+                height: 1,
+                entries,
+                next_cursor,
+            })
+        };
+        assert!(page(vec![entry(1, 0, 5), entry(2, u32::MAX, 0)], Vec::new()).is_ok());
+        let last = entry(2, 0, 5).outpoint;
+        assert!(page(vec![entry(1, 0, 5), entry(2, 0, 5)], last.clone()).is_ok());
+        for (entries, cursor, expected) in [
+            (
+                vec![entry(2, 0, 5), entry(1, 0, 5)],
+                Vec::new(),
+                "strictly ascending order at position 1",
+            ),
+            (
+                vec![entry(1, 0, 5), entry(1, 0, 5)],
+                Vec::new(),
+                "strictly ascending order at position 1",
+            ),
+            (
+                vec![entry(1, 0, 5)],
+                last.clone(),
+                "its next cursor is not its last coin",
+            ),
+            (Vec::new(), last, "its next cursor is not its last coin"),
+            (vec![entry(1, 0, 0)], Vec::new(), "in the place of a rejection"),
+            (vec![entry(1, u32::MAX, 5)], Vec::new(), "in the place of a rejection"),
+            (vec![entry(1, 0, 5); 1_001], Vec::new(), "coins of a page: 1001"),
+        ] {
+            let error = page(entries, cursor).expect_err(expected);
+            assert!(error.to_string().contains(expected), "{expected}: {error}");
+        }
+    }
+}

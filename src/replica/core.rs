@@ -22,7 +22,7 @@ use super::{
 use crate::{
     ledger::{StateView, ViewError, Write},
     pool::PoolError,
-    primitives::{Amount, Epoch, Height, PeerId, Phase, Request, Response, Round, Time},
+    primitives::{Amount, Epoch, Fault, Height, PeerId, Phase, Request, Response, Round, Time},
     sync::{
         self, StateSync,
         coins::{self, Rules},
@@ -258,6 +258,7 @@ impl Core {
             }
             other => other,
         };
+        let input = self.hold_to_checkpoint(input, effects);
         // Blocks that the state would make superfluous are not asked for while somebody may still show it.
         let hold = self.far_ahead(now).next().is_some();
         let Now::Live(replica) = &mut self.now else {
@@ -267,6 +268,32 @@ impl Core {
         replica.handle(now, view, input, effects)?;
         self.ask_for_proof(now, effects);
         Ok(())
+    }
+
+    /// Nothing is taken from whoever has another block than the checkpoint's.
+    fn hold_to_checkpoint(&self, input: Input, effects: &mut Effects) -> Input {
+        let (Some(checkpoint), Input::Response { from, request, answer }) = (self.config.checkpoint, &input) else {
+            return input;
+        };
+        let Some(Answer::Blocks { blocks, .. }) = answer else {
+            return input;
+        };
+        let chain = &self.setup.electorate.chain;
+        let ids = blocks.iter().map(|(block, _)| &block.block.header);
+        let other = ids.filter(|header| header.height == checkpoint.height);
+        let Some(other) = other.map(|header| header.id(chain)).find(|id| *id != checkpoint.block) else {
+            return input;
+        };
+        let reason = format!(
+            "block {} is {other} there, but the checkpoint says {}",
+            checkpoint.height, checkpoint.block
+        );
+        effects.faults.push((*from, Fault::Hostile, reason));
+        Input::Response {
+            from: *from,
+            request: *request,
+            answer: None,
+        }
     }
 
     /// How far ahead a peer must be for the state to be fetched; `None`: it is not, however far.
@@ -334,10 +361,12 @@ impl Core {
             syncing.sync.on_claim(*peer, *claim);
         }
         self.payments.clear();
-        effects.events.push(Event::Voting {
-            votes: false,
-            reason: "far behind the chain: the state is fetched from peers".to_owned(),
-        });
+        if self.setup.own.is_some() {
+            effects.events.push(Event::Voting {
+                votes: false,
+                reason: "far behind the chain: the state is fetched from peers".to_owned(),
+            });
+        }
     }
 
     // ---- syncing ------------------------------------------------------------------------------------------------
@@ -449,11 +478,9 @@ fn check_checkpoint(setup: &Setup, config: &sync::Config) -> Result<(), OpenErro
 
 fn rules(setup: &Setup, config: &sync::Config) -> Rules {
     Rules {
-        electorate: setup.electorate.clone(),
-        params: setup.genesis.params.clone(),
-        genesis_supply: setup.genesis.supply().unwrap_or_default(),
         checkpoint: config.checkpoint,
         bucket_coins: config.bucket_coins,
+        ..Rules::new(&setup.genesis, setup.electorate.clone())
     }
 }
 

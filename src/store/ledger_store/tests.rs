@@ -415,3 +415,54 @@ fn the_bytes_on_disk_are_golden() {
     ];
     assert_eq!(found, expected);
 }
+
+#[test]
+fn old_blocks_are_forgotten() {
+    use crate::{
+        ledger::StateView,
+        primitives::{Request, Response},
+        sync::serve,
+    };
+    for home in Home::both() {
+        let mut maker = Maker::new();
+        let options = StoreOptions {
+            retain_blocks: 2,
+            ..StoreOptions::default()
+        };
+        let mut store = LedgerStore::open_with(home.backend(), &maker.genesis, options).expect("opens");
+        // Epochs of three blocks as far as forgetting is concerned.
+        store.epoch_length = 3;
+        let mut batches = Vec::new();
+        for number in 0..12 {
+            let outpoint = (number < 6).then(|| maker.outpoint(number));
+            let payment = outpoint.map(|outpoint| maker.pay(outpoint, number as u8 % 2, 7, COIN));
+            let batch = maker.block(&store, payment.as_slice());
+            store.apply(&batch).expect("follows");
+            batches.push(batch);
+        }
+        // Block 12 is of the epoch that began after block 9; the one before began after block 6.
+        assert_eq!(store.first_block().expect("readable"), Height(6));
+        for (batch, height) in batches.iter().zip(1..) {
+            let kept = height >= 6;
+            assert_eq!(
+                store.block(Height(height)).expect("readable").is_some(),
+                kept,
+                "{height}"
+            );
+            let found = store.height_of(&batch.applied.block).expect("readable");
+            assert_eq!(found.is_some(), kept, "{height}");
+            for txid in &batch.applied.transactions {
+                assert_eq!(store.location(txid).expect("readable").is_some(), kept, "{height}");
+            }
+        }
+        let ask = |from| {
+            let max_count = 100;
+            let request = Request::Blocks { from, max_count };
+            serve::answer(&store, &request).expect("readable")
+        };
+        assert_eq!(ask(Height(2)), Response::Pruned { from: Height(6) });
+        assert!(matches!(ask(Height(6)), Response::Blocks { blocks, .. } if blocks.len() == 7));
+        let rows = store.backend.scan(Table::Blocks, &[], 100).expect("readable");
+        assert_eq!(rows.len(), 7);
+    }
+}

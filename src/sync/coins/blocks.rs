@@ -159,6 +159,11 @@ impl StateSync {
                 break;
             }
             (self.progress.blocks_to, self.progress.last_id) = (header.height, id);
+            let inputs = content
+                .transactions
+                .iter()
+                .map(|transaction| transaction.inputs().len() as u64);
+            self.spent += inputs.sum::<u64>();
             let txids = content
                 .transactions
                 .iter()

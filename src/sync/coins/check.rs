@@ -109,7 +109,7 @@ impl StateSync {
         if found == expected || planted!(BucketsUnchecked) {
             check.states.extend((coins > 0).then(|| (bucket, state.to_bytes())));
             for (peer, sent) in self.swollen.remove(&bucket).unwrap_or_default() {
-                if sent > coins.saturating_mul(2) {
+                if sent > coins + self.spent {
                     self.blame(
                         peer,
                         format!("it sent {sent} coins of bucket {bucket}, which has {coins}"),

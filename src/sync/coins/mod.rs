@@ -40,10 +40,10 @@ mod replay;
 mod tests;
 
 use crate::{
-    ledger::{Content, StateStep, StateView, StateWrite, ViewError},
+    ledger::{Content, StateStep, StateView, StateWrite, ViewError, commitment::bucket_of},
     primitives::{
-        Amount, BlockId, CertifiedHeader, CoinPage, CommittedBlock, DecodeError, Epoch, Fault, Hash, Height, Params,
-        PeerId, Request, Time, hash::merkle_root, limits::MAX_HEADERS_PER_REQUEST, message::Electorate,
+        Amount, BlockId, CertifiedHeader, CoinPage, CommittedBlock, DecodeError, Epoch, Fault, Genesis, Hash, Height,
+        Params, PeerId, Request, Time, hash::merkle_root, limits::MAX_HEADERS_PER_REQUEST, message::Electorate,
     },
 };
 use blocks::Windows;
@@ -102,12 +102,32 @@ pub struct Rules {
     pub electorate: Electorate,
     /// The chain's parameters.
     pub params: Params,
-    /// All coins of the genesis.
+    /// All coins of the genesis together.
     pub genesis_supply: Amount,
+    /// How many they are; all are of one bucket, since they share one txid.
+    pub genesis_coins: u64,
+    /// Of that txid.
+    pub genesis_bucket: u16,
     /// Where trust begins, if not at the genesis.
     pub checkpoint: Option<Checkpoint>,
     /// A bucket of more coins than this (and many times more than the others have) must be confirmed by a second peer.
     pub bucket_coins: u64,
+}
+
+impl Rules {
+    /// The rules of a chain, with no checkpoint.
+    pub fn new(genesis: &Genesis, electorate: Electorate) -> Self {
+        let mut coins = genesis.named_coins().map(|(outpoint, _)| bucket_of(&outpoint.txid));
+        Self {
+            genesis_bucket: coins.next().unwrap_or_default(),
+            genesis_coins: genesis.coins.len() as u64,
+            genesis_supply: genesis.supply().unwrap_or_default(),
+            params: genesis.params.clone(),
+            electorate,
+            checkpoint: None,
+            bucket_coins: BUCKET_COINS,
+        }
+    }
 }
 
 /// Coins that a bucket may have before it must be confirmed.
@@ -227,6 +247,8 @@ pub struct StateSync {
     windows: Windows,
     stage: Stage,
     bad_buckets: u64,
+    /// Inputs of all blocks that were stored since this process began: a bucket cannot have lost more coins.
+    spent: u64,
 }
 
 impl StateSync {
@@ -258,6 +280,7 @@ impl StateSync {
             shown: BTreeSet::new(),
             stage: Stage::Fetch,
             bad_buckets: 0,
+            spent: 0,
         }
     }
 

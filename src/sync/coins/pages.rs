@@ -194,7 +194,12 @@ impl StateSync {
         } else {
             times.saturating_sub(1)
         };
-        least.max(usual.min(least.saturating_mul(UNUSUAL))) << (2 * confirmed).min(32)
+        let genesis = if bucket == self.rules.genesis_bucket {
+            self.rules.genesis_coins
+        } else {
+            0
+        };
+        (least.max(usual.min(least.saturating_mul(UNUSUAL))) << (2 * confirmed).min(32)) + genesis
     }
 
     /// A bucket grows without end: it is thrown away, and somebody else is asked for it.

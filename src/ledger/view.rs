@@ -175,6 +175,9 @@ pub struct Changes {
     pub created: Vec<(OutPoint, Coin)>,
 }
 
+/// States of buckets of the coin commitment by number, ascending.
+pub type Buckets = Vec<(u16, Vec<u8>)>;
+
 /// Reading the state whole: to serve it to newcomers, and to build it up as one.
 pub trait StateView: View {
     /// The height of the first block that is kept; those before were pruned or never fetched. One above the tip when
@@ -188,7 +191,7 @@ pub trait StateView: View {
     /// height that all of them are of.
     fn coins_after(&self, cursor: &[u8], limit: usize) -> Result<(Height, Vec<(OutPoint, Coin)>), ViewError>;
     /// The states of all buckets and the height that they are of; absent: empty.
-    fn buckets(&self) -> Result<(Height, Vec<(u16, Vec<u8>)>), ViewError>;
+    fn buckets(&self) -> Result<(Height, Buckets), ViewError>;
     /// How far a state sync has come, as [`StateWrite::Step`] last said; `None`: none is under way and the state is
     /// whole.
     fn sync_progress(&self) -> Result<Option<Vec<u8>>, ViewError>;

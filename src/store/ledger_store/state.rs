@@ -7,7 +7,7 @@ use super::{
     },
 };
 use crate::{
-    ledger::{StateStep, StateView, StateWrite, Tip, UTXO_BUCKETS, ViewError},
+    ledger::{StateStep, StateView, StateWrite, Tip, UTXO_BUCKETS, ViewError, view::Buckets},
     primitives::{CertifiedHeader, Coin, Epoch, Height, OutPoint, state::MAX_CURSOR, wire},
     store::backend::{Entry, Table},
 };
@@ -180,7 +180,7 @@ impl StateView for LedgerStore {
         Ok((height, rows.iter().map(read_coin).collect::<Result<_, _>>()?))
     }
 
-    fn buckets(&self) -> Result<(Height, Vec<(u16, Vec<u8>)>), ViewError> {
+    fn buckets(&self) -> Result<(Height, Buckets), ViewError> {
         let (height, rows) = self.scan_at_height(Table::Buckets, &[], UTXO_BUCKETS)?;
         let index = |(key, state): Entry| {
             let key = wire::array("bucket index", &key).map_err(|error| unreadable(Table::Buckets, &error))?;

@@ -293,7 +293,6 @@ fn a_killed_newcomer_goes_on_where_it_was() {
         steps = steps.max(newcomer.steps);
         let all = all_coins(&newcomer.store).len();
         let twice = newcomer.paged.saturating_sub(all);
-        println!("{kills} kills: {} coins came, {twice} of them twice", newcomer.paged);
         assert!(10 * twice < all, "{kills} kills: {twice} of {all} coins came twice");
     }
 }

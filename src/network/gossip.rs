@@ -25,6 +25,7 @@ use sha2::{Digest, Sha256};
 
 use super::envelope::{ENVELOPE_OVERHEAD, Envelope, MAX_ATTEMPT, MAX_MESSAGE_SIZE};
 use super::{GossipId, NetworkError, Topic};
+use crate::primitives::kinds::Kind;
 
 /// Peers that are taken into the mesh at once.
 const MESH_LOW: usize = 6;
@@ -123,6 +124,7 @@ fn name(message: &gossipsub::Message) -> MessageId {
 pub(super) struct Unjudged {
     pub(super) message: MessageId,
     pub(super) source: libp2p::PeerId,
+    pub(super) kind: Kind,
     since: Instant,
 }
 
@@ -140,6 +142,7 @@ impl Judge {
         &mut self,
         message: MessageId,
         source: libp2p::PeerId,
+        kind: Kind,
         now: Instant,
     ) -> (GossipId, Option<Unjudged>) {
         self.last += 1;
@@ -149,6 +152,7 @@ impl Judge {
             Unjudged {
                 message,
                 source,
+                kind,
                 since: now,
             },
         );
@@ -359,19 +363,19 @@ mod tests {
         let mut judge = Judge::default();
         let source = libp2p::PeerId::random();
         let message = |number: usize| MessageId::new(&number.to_be_bytes());
-        let (first, _) = judge.add(message(0), source, now);
+        let (first, _) = judge.add(message(0), source, Kind::ANNOUNCEMENT, now);
         assert_eq!(judge.take(first).map(|entry| entry.message), Some(message(0)));
         assert!(judge.take(first).is_none());
         let ids: Vec<_> = (0..UNJUDGED_MAX)
-            .map(|number| judge.add(message(number), source, now).0)
+            .map(|number| judge.add(message(number), source, Kind::ANNOUNCEMENT, now).0)
             .collect();
-        let (_, oldest) = judge.add(message(9), source, now);
+        let (_, oldest) = judge.add(message(9), source, Kind::ANNOUNCEMENT, now);
         assert_eq!(oldest.map(|entry| entry.message), Some(message(0)));
         assert!(judge.take(ids[0]).is_none());
         judge.take(ids[2]);
         // Judging everything but the oldest must not let the order of numbers grow without end.
         for _ in 0..5 * UNJUDGED_MAX {
-            let (id, _) = judge.add(message(1), source, now);
+            let (id, _) = judge.add(message(1), source, Kind::ANNOUNCEMENT, now);
             judge.take(id);
         }
         assert!(judge.order.len() <= 2 * UNJUDGED_MAX + 1);
@@ -386,7 +390,7 @@ mod tests {
         let now = Instant::now();
         let mut judge = Judge::default();
         let source = libp2p::PeerId::random();
-        let add = |judge: &mut Judge, at| judge.add(MessageId::new(&[0]), source, at).0;
+        let add = |judge: &mut Judge, at| judge.add(MessageId::new(&[0]), source, Kind::ANNOUNCEMENT, at).0;
         add(&mut judge, now);
         let second = add(&mut judge, now);
         let third = add(&mut judge, now + UNJUDGED_FOR);

@@ -9,8 +9,8 @@
 //! - **Gossip** (`gossip.rs`): what is published reaches all subscribed peers that are connected, directly; it is relayed
 //!   further by whoever accepts it. A received message is relayed only after [`Verdict::Accept`].
 //! - **Requests** (`request.rs`): every [`Commands::ask`] is answered by exactly one [`Event::Response`].
-//! - **Limits** on everything a stranger can make grow: message sizes before and while decompressing
-//!   ([`envelope`]), connections in all, per peer, per address and by memory (`behaviour.rs`), requests in flight,
+//! - **Limits** on everything a stranger can make grow: message sizes by type, before and while decompressing
+//!   ([`kinds`](crate::primitives::kinds), [`envelope`]), messages of each type from each peer (`limits.rs`), connections in all, per peer, per address and by memory (`behaviour.rs`), requests in flight,
 //!   events in number and bytes (`events.rs`), commands (`commands.rs`), identities ([`peers`]). What is full has a chosen
 //!   behaviour, and [`Stats`] counts it.
 //! - **Faults** have one price list ([`peers`]). Broken envelopes are priced here; what is wrong inside of them is
@@ -38,6 +38,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::primitives::DecodeError;
 use libp2p::Multiaddr;
 use prost::bytes::Bytes;
 use tokio::task::JoinHandle;
@@ -50,11 +51,13 @@ mod dial;
 pub mod envelope;
 mod events;
 mod gossip;
+mod limits;
 pub mod peers;
 mod request;
 pub mod stats;
 mod task;
 
+pub use crate::primitives::kinds::Topic;
 pub use commands::Commands;
 pub use config::{Config, ConfigError};
 pub use envelope::{EnvelopeError, MAX_MESSAGE_SIZE, Refusal};
@@ -83,31 +86,6 @@ pub enum Fault {
     Careless,
     /// Something that no honest peer does.
     Hostile,
-}
-
-/// A subject of gossip.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Topic {
-    /// Payments.
-    Transactions,
-    /// Votes on payments.
-    Votes,
-    /// Blocks: proposals and the votes on them.
-    Consensus,
-}
-
-impl Topic {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Transactions, Self::Votes, Self::Consensus];
-
-    /// The name, as in `/timecoin/<chain>/<name>/1`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Transactions => "transactions",
-            Self::Votes => "votes",
-            Self::Consensus => "consensus",
-        }
-    }
 }
 
 /// Names a received gossip message until its verdict.
@@ -142,11 +120,11 @@ pub enum RequestError {
     /// The peer is not connected.
     #[error("the peer is not connected")]
     NotConnected,
-    /// The request is too large and was not sent.
+    /// The request is of no type, or larger than its type allows, and was not sent.
     #[error("the request cannot be sent: {0}")]
-    TooLarge(EnvelopeError),
-    /// Too many requests are under way here; this one was not sent.
-    #[error("too many requests are under way")]
+    Unsendable(DecodeError),
+    /// Too many requests are under way, or more of this type than the peer takes; this one was not sent.
+    #[error("too many requests are under way, or of this type lately")]
     Overloaded,
     /// No answer in time. The peer may have received the request.
     #[error("no answer in time")]

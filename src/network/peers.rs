@@ -25,7 +25,9 @@ use arc_swap::ArcSwapOption;
 use dashmap::DashMap;
 use libp2p::Multiaddr;
 
+use super::limits::{Allowance, Inbound, Outbound};
 use super::{Fault, PeerId};
+use crate::primitives::kinds::Kind;
 
 /// Identities remembered at most, connected ones included; beyond it those that left longest ago are forgotten.
 pub const MAX_IDENTITIES: usize = 65_536;
@@ -120,6 +122,10 @@ struct Entry {
     round_trip_us: AtomicU64,
     /// Changes with every departure, so that an old note in the queue of the gone can be told from the newest.
     departure: AtomicU64,
+    /// What it may still send. Kept while it is away: coming back does not fill the buckets.
+    heard: Inbound,
+    /// What it may still be asked.
+    asked: Outbound,
     details: Mutex<Details>,
 }
 
@@ -359,6 +365,23 @@ impl PeerTable {
         }
     }
 
+    /// A message has come from a peer: whether it is within the limits of its type.
+    pub(super) fn may_send(&self, peer: PeerId, kind: Kind, now: Instant) -> Allowance {
+        let allowance = |entry: Arc<Entry>| entry.heard.take(kind, self.nanoseconds(now));
+        self.entry(peer).map_or(Allowance::Refused, allowance)
+    }
+
+    /// Whether the peer takes one more request of this type from us.
+    pub(super) fn may_ask(&self, peer: PeerId, kind: Kind, now: Instant) -> bool {
+        self.entry(peer)
+            .is_some_and(|entry| entry.asked.take(kind, self.nanoseconds(now)))
+    }
+
+    /// Since the table was made.
+    pub(super) fn nanoseconds(&self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.started).as_nanos()).unwrap_or(u64::MAX)
+    }
+
     /// Books a fault. Tells for how long the peer is banned, if this was the last straw.
     pub(super) fn punish(&self, peer: PeerId, fault: Fault, now: Instant) -> Option<Duration> {
         let entry = self.entry(peer)?;
@@ -383,6 +406,8 @@ impl PeerTable {
             banned_until_ms: AtomicU64::new(0),
             round_trip_us: AtomicU64::new(0),
             departure: AtomicU64::new(0),
+            heard: Inbound::default(),
+            asked: Outbound::default(),
             details: Mutex::new(Details {
                 standing: Standing::new(now),
                 address: None,

@@ -23,12 +23,15 @@ use tracing::{debug, info, warn};
 use super::behaviour::{self, Behaviour, BehaviourEvent, Names, Refused};
 use super::commands::{Commands, Queues};
 use super::dial::{Backoff, Dialer, Failure};
-use super::envelope::{Envelope, EnvelopeError, INLINE_LIMIT, MAX_MESSAGE_SIZE, Refusal};
+use super::envelope::{Envelope, EnvelopeError, INLINE_LIMIT, Refusal};
 use super::events::{self, Outbox};
 use super::gossip::{self, Judge, Outcome, Publication, Retries, Topics};
+use super::limits::{Allowance, Outbound};
 use super::peers::{BanTerms, PeerTable};
 use super::request::{self, Asked, Frame, Limits, Requests};
 use super::stats::Stats;
+use crate::primitives::kinds::{self, Channel, Kind};
+
 use super::{
     Config, Event, Fault, GossipId, Network, NetworkError, PeerId, RequestError, RequestId, Ticket, Topic, Verdict,
 };
@@ -42,7 +45,8 @@ const SUBSCRIBE_GRACE: Duration = Duration::from_secs(1);
 /// What the names of all versions of gossipsub begin with.
 const GOSSIP_PROTOCOLS: &str = "/meshsub/";
 const ALL_TOPICS: u8 = 0b111;
-/// How long publications are held when the queues of all peers are full. A queue of a thousand empties in a few of it.
+/// How long publications are held when the queues of all peers are full, or when peers would not take more of their
+/// type. A queue of a thousand empties in a few of it.
 const HOLD: Duration = Duration::from_millis(2);
 /// Large envelopes that are (de)compressed at the same time, in each direction.
 const HEAVY_MAX: usize = 8;
@@ -90,10 +94,12 @@ struct Task {
     wrapping: JoinSet<Wrapped>,
     /// Taken from the commands, and waiting for a blocking thread to come free or for room in the peers' queues.
     publications: VecDeque<(Topic, Vec<u8>)>,
-    /// Every peer's queue was full: no new publication is tried before.
+    /// Every peer's queue was full, or a limit was reached: no new publication is tried before.
     held_until: Option<Instant>,
     /// Publications so far.
     published: u32,
+    /// What may still be published or relayed: no peer gets more from this node than it takes.
+    outbound: Outbound,
 }
 
 /// Builds everything, waits until all addresses are listened on, and lets the task run.
@@ -151,6 +157,7 @@ pub(super) async fn start(
         publications: VecDeque::new(),
         held_until: None,
         published: 0,
+        outbound: Outbound::default(),
     };
     let task = tokio::spawn(task.run(cancel));
     Ok(Network {
@@ -387,11 +394,20 @@ impl Task {
             return;
         };
         let acceptance = match verdict {
+            Verdict::Accept if !self.may_gossip(unjudged.kind) => MessageAcceptance::Ignore,
             Verdict::Accept => MessageAcceptance::Accept,
             Verdict::Ignore => MessageAcceptance::Ignore,
             Verdict::Reject => MessageAcceptance::Reject,
         };
         self.report(&unjudged.message, &unjudged.source, acceptance);
+    }
+
+    fn may_gossip(&self, kind: Kind) -> bool {
+        let may = self.outbound.take(kind, self.table.nanoseconds(Instant::now()));
+        if !may {
+            self.stats.limited_out.of(kind).up();
+        }
+        may
     }
 
     fn report(&mut self, message: &gossipsub::MessageId, source: &libp2p::PeerId, acceptance: MessageAcceptance) {
@@ -406,6 +422,19 @@ impl Task {
             let Some((topic, payload)) = self.publications.pop_front() else {
                 return;
             };
+            let kind = match gossip_kind(topic, &payload) {
+                Ok(kind) => kind,
+                Err(error) => {
+                    self.stats.oversized_out.up();
+                    warn!(topic = topic.name(), %error, "a payload of our own cannot be published");
+                    continue;
+                }
+            };
+            if !self.may_gossip(kind) {
+                self.publications.push_front((topic, payload));
+                self.held_until = Some(now + HOLD);
+                return;
+            }
             if payload.len() > INLINE_LIMIT {
                 self.wrapping.spawn_blocking(move || (topic, Envelope::wrap(payload)));
             } else {
@@ -475,13 +504,13 @@ impl Task {
     }
 
     fn ask(&mut self, peer: PeerId, id: RequestId, payload: Vec<u8>, now: Instant) {
-        if payload.len() > MAX_MESSAGE_SIZE {
-            self.stats.oversized_out.up();
-            let error = EnvelopeError::PayloadTooLarge {
-                bytes: payload.len() as u64,
-            };
-            return self.fail(peer, id, RequestError::TooLarge(error));
-        }
+        let kind = match Kind::of(Channel::Request, &payload, payload.len()) {
+            Ok(kind) => kind,
+            Err(error) => {
+                self.stats.oversized_out.up();
+                return self.fail(peer, id, RequestError::Unsendable(error));
+            }
+        };
         let Some(identity) = self.table.identity(peer) else {
             return self.fail(peer, id, RequestError::UnknownPeer);
         };
@@ -489,6 +518,10 @@ impl Task {
             return self.fail(peer, id, RequestError::NotConnected);
         }
         if !self.requests.may_ask(&identity) {
+            return self.fail(peer, id, RequestError::Overloaded);
+        }
+        if !self.table.may_ask(peer, kind, now) {
+            self.stats.limited_out.of(kind).up();
             return self.fail(peer, id, RequestError::Overloaded);
         }
         let sent = self
@@ -511,20 +544,23 @@ impl Task {
             return;
         };
         let frame = match answer {
-            Some(payload) if payload.len() > MAX_MESSAGE_SIZE => {
-                self.stats.oversized_out.up();
-                warn!(
-                    ?ticket,
-                    bytes = payload.len(),
-                    "an answer of our own is too large to be sent"
-                );
-                Frame::Refused(Refusal::AnswerTooLarge)
-            }
-            Some(payload) => Frame::Payload(payload.into()),
+            Some(payload) => self.answer_frame(payload),
             None => Frame::Refused(Refusal::Busy),
         };
         // If the peer is gone, an inbound failure tells.
         let _ = self.swarm.behaviour_mut().requests.send_response(channel, frame);
+    }
+
+    /// Our own answers keep to the limits, too.
+    fn answer_frame(&self, payload: Vec<u8>) -> Frame {
+        match Kind::of(Channel::Answer, &payload, payload.len()) {
+            Ok(_) => Frame::Payload(payload.into()),
+            Err(error) => {
+                self.stats.oversized_out.up();
+                warn!(%error, "an answer of our own cannot be sent");
+                Frame::Refused(Refusal::AnswerTooLarge)
+            }
+        }
     }
 
     fn punish(&mut self, peer: PeerId, fault: Fault, now: Instant) {
@@ -803,7 +839,11 @@ impl Task {
     }
 
     fn open_gossip(&mut self, from: GossipFrom, data: Vec<u8>) {
-        let envelope = match Envelope::parse(data.into()).and_then(Envelope::expect_payload) {
+        let max = kinds::max_bytes(Channel::Gossip(from.topic));
+        let envelope = Envelope::parse(data.into())
+            .and_then(Envelope::expect_payload)
+            .and_then(|envelope| envelope.expect_at_most(from.topic.name(), max));
+        let envelope = match envelope {
             Ok(envelope) => envelope,
             Err(error) => return self.on_opened(from, Err(error)),
         };
@@ -824,8 +864,9 @@ impl Task {
             self.stats.gossip_dropped.up();
             return self.report(&from.message, &from.source, MessageAcceptance::Ignore);
         };
-        match result {
-            Ok(payload) => self.offer_gossip(peer, from, payload),
+        let checked = result.and_then(|payload| Ok((gossip_kind(from.topic, &payload)?, payload)));
+        match checked {
+            Ok((kind, payload)) => self.offer_gossip(peer, from, kind, payload),
             Err(error) => {
                 self.report(&from.message, &from.source, MessageAcceptance::Reject);
                 self.on_broken(peer, &error, from.topic.name());
@@ -833,9 +874,12 @@ impl Task {
         }
     }
 
-    fn offer_gossip(&mut self, peer: PeerId, from: GossipFrom, payload: Bytes) {
+    fn offer_gossip(&mut self, peer: PeerId, from: GossipFrom, kind: Kind, payload: Bytes) {
         let GossipFrom { message, source, topic } = from;
-        let (id, pushed_out) = self.judge.add(message, source, Instant::now());
+        if !self.is_within_limits(peer, kind) {
+            return self.report(&message, &source, MessageAcceptance::Ignore);
+        }
+        let (id, pushed_out) = self.judge.add(message, source, kind, Instant::now());
         if let Some(oldest) = pushed_out {
             self.stats.unjudged.up();
             self.report(&oldest.message, &oldest.source, MessageAcceptance::Ignore);
@@ -849,6 +893,21 @@ impl Task {
             self.stats.gossip_dropped.up();
             self.judge(id, Verdict::Ignore);
         }
+    }
+
+    /// Whether a message is taken in. Far beyond its limit the peer is priced.
+    fn is_within_limits(&mut self, peer: PeerId, kind: Kind) -> bool {
+        let now = Instant::now();
+        let allowance = self.table.may_send(peer, kind, now);
+        if allowance == Allowance::Granted {
+            return true;
+        }
+        self.stats.limited_in.of(kind).up();
+        if allowance == Allowance::Abused {
+            debug!(%peer, ?kind, "a peer goes on far beyond the limit");
+            self.punish(peer, Fault::Careless, now);
+        }
+        false
     }
 
     fn on_broken(&mut self, peer: PeerId, error: &EnvelopeError, what: &'static str) {
@@ -928,6 +987,11 @@ impl Task {
         let Some(peer) = self.admit(source) else { return };
         match frame {
             Frame::Payload(payload) => {
+                // The codec has looked at it already.
+                let kind = Kind::of(Channel::Request, &payload, payload.len());
+                if !kind.is_ok_and(|kind| self.is_within_limits(peer, kind)) {
+                    return self.refuse(channel, Refusal::Busy);
+                }
                 let ticket = match self.requests.admit(id, source, channel, Instant::now()) {
                     Ok(ticket) => ticket,
                     Err(channel) => return self.refuse(channel, Refusal::Busy),
@@ -983,6 +1047,18 @@ impl Task {
     fn respond(&mut self, from: PeerId, request: RequestId, result: Result<Bytes, RequestError>) {
         self.outbox.deliver(Event::Response { from, request, result });
     }
+}
+
+/// The type of a gossip message, which must belong to its topic.
+fn gossip_kind(topic: Topic, payload: &[u8]) -> Result<Kind, EnvelopeError> {
+    let kind = Kind::of(Channel::Gossip(topic), payload, payload.len())?;
+    if kind.channel() == Channel::Gossip(topic) {
+        return Ok(kind);
+    }
+    Err(EnvelopeError::WrongTopic {
+        kind: kind.name(),
+        topic: topic.name(),
+    })
 }
 
 async fn sleep_until(at: Option<tokio::time::Instant>) {

@@ -1,0 +1,8 @@
+//! The network over real sockets on loopback.
+
+mod connections;
+mod gossip;
+mod kit;
+mod requests;
+mod stranger;
+mod strangers;

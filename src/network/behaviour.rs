@@ -24,7 +24,7 @@ use libp2p::{
 
 use super::peers::PeerTable;
 use super::stats::Stats;
-use super::{Config, NetworkError, gossip, request};
+use super::{Config, NetworkError, discovery, gossip, request};
 
 /// Connections are not closed for being quiet: ping finds the dead ones, and a validator may have nothing to say.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(365 * 86_400);
@@ -42,6 +42,8 @@ pub(super) struct Behaviour {
     pub(super) identify: identify::Behaviour,
     /// Finds dead connections.
     pub(super) ping: ping::Behaviour,
+    /// Finds peers.
+    pub(super) discovery: discovery::Behaviour,
     /// One to all.
     pub(super) gossip: gossip::Behaviour,
     /// One to one.
@@ -55,16 +57,20 @@ pub(super) struct Names {
     /// What identify announces; a peer that announces another is of another chain.
     pub(super) identify: String,
     pub(super) requests: StreamProtocol,
+    pub(super) discovery: StreamProtocol,
 }
 
 impl Names {
     pub(super) fn new(chain_id: &[u8; 32]) -> Self {
         let chain = hex::encode(&chain_id[..8]);
-        let requests = StreamProtocol::try_from_owned(format!("/timecoin/{chain}/request/1"))
-            .expect("it begins with a slash, which is all that is asked of it");
+        let protocol = |name: &str| {
+            StreamProtocol::try_from_owned(format!("/timecoin/{chain}/{name}/1"))
+                .expect("it begins with a slash, which is all that is asked of it")
+        };
         Self {
             identify: format!("/timecoin/{chain}/1"),
-            requests,
+            requests: protocol("request"),
+            discovery: protocol("kad"),
             chain,
         }
     }
@@ -95,6 +101,11 @@ pub(super) fn swarm(
             ping::Config::new()
                 .with_interval(Duration::from_millis(config.ping_interval_ms))
                 .with_timeout(Duration::from_millis(config.ping_interval_ms)),
+        ),
+        discovery: discovery::behaviour(
+            identity.public().to_peer_id(),
+            names.discovery.clone(),
+            Duration::from_millis(config.request_timeout_ms),
         ),
         gossip: gossip::behaviour(topics)?,
         requests: request::behaviour(
@@ -336,6 +347,7 @@ mod tests {
         let names = Names::new(&id);
         assert_eq!(names.identify, "/timecoin/abababababababab/1");
         assert_eq!(names.requests.as_ref(), "/timecoin/abababababababab/request/1");
+        assert_eq!(names.discovery.as_ref(), "/timecoin/abababababababab/kad/1");
         id[7] = 0;
         assert_ne!(Names::new(&id).identify, names.identify);
     }

@@ -15,7 +15,10 @@
 //!   behaviour, and [`Stats`] counts it.
 //! - **Faults** have one price list ([`peers`]). Broken envelopes are priced here; what is wrong inside of them is
 //!   reported by [`Commands::punish`].
-//! - **Bootstrap peers** are dialed again whenever they are not connected, for ever (`dial.rs`).
+//! - **Bootstrap peers**, and the validators named by [`Commands::keep`], are dialed again whenever they are not connected,
+//!   for ever (`dial.rs`).
+//! - **Other peers** are found by Kademlia (`discovery.rs`) and remembered ([`book`]); while there are fewer than wanted,
+//!   they are dialed.
 //!
 //! # What it does not promise
 //!
@@ -31,7 +34,7 @@
 //! ```text
 //!  node ──Commands──▶ ┌────────────────────┐ ──▶ gossip, requests ──▶ peers
 //!                     │ task (owns swarm)  │
-//!  node ◀──Events──── └────────────────────┘ ◀── gate, limits, identify, ping
+//!  node ◀──Events──── └────────────────────┘ ◀── gate, limits, identify, ping, Kademlia
 //!         PeerTable, Stats: read by anyone
 //! ```
 
@@ -39,15 +42,18 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::primitives::DecodeError;
+use arc_swap::ArcSwap;
 use libp2p::Multiaddr;
 use prost::bytes::Bytes;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 mod behaviour;
+pub mod book;
 mod commands;
 mod config;
 mod dial;
+mod discovery;
 pub mod envelope;
 mod events;
 mod gossip;
@@ -58,6 +64,7 @@ pub mod stats;
 mod task;
 
 pub use crate::primitives::kinds::Topic;
+pub use book::KnownPeer;
 pub use commands::Commands;
 pub use config::{Config, ConfigError};
 pub use envelope::{EnvelopeError, MAX_MESSAGE_SIZE, Refusal};
@@ -235,6 +242,8 @@ pub struct Network {
     pub commands: Commands,
     /// Who is there.
     pub peers: Arc<PeerTable>,
+    /// Peers met and where they listen, the latest first; replaced now and then. For whoever keeps them on disk.
+    pub known: Arc<ArcSwap<Vec<KnownPeer>>>,
     /// What has been counted.
     pub stats: Arc<Stats>,
     /// Ends when the token is cancelled.
@@ -252,7 +261,8 @@ fn keypair(seed: [u8; 32]) -> libp2p::identity::Keypair {
 
 /// Starts the network, inside a tokio runtime. Returns once every address is listened on.
 ///
-/// The identity belongs to the node, not to the validator: it signs handshakes, never votes.
+/// The identity belongs to the node, not to the validator: it signs handshakes, never votes. `known`: peers met before,
+/// as kept by whoever called this.
 ///
 /// # Errors
 /// [`NetworkError`]: a bad setting, or an address that cannot be listened on.
@@ -260,8 +270,9 @@ pub async fn spawn(
     config: Config,
     identity_seed: [u8; 32],
     chain_id: [u8; 32],
+    known: Vec<KnownPeer>,
     cancel: CancellationToken,
 ) -> Result<Network, NetworkError> {
     config.check()?;
-    task::start(config, keypair(identity_seed), &chain_id, cancel).await
+    task::start(config, keypair(identity_seed), &chain_id, known, cancel).await
 }

@@ -148,8 +148,14 @@ stats! {
     connections_in: Counter,
     /// Connections opened by this node, since the start.
     connections_out: Counter,
-    /// Gauge: bootstrap peers that are not connected now.
+    /// Gauge: bootstrap peers, and validators to be kept, that are not connected now.
     reconnecting: Counter,
+    /// Peers dialed because there were too few: known from before, or heard of.
+    dials_known: Counter,
+    /// Connections closed because there were more than wanted.
+    trimmed: Counter,
+    /// Gauge: peers that this node knows how to reach.
+    known_peers: Counter,
     /// Dials that failed.
     dial_failures: Counter,
     /// Handshakes of others that failed.

@@ -134,13 +134,21 @@ impl Node {
         // Ports before threads: what is taken is noticed while nothing has to be undone.
         let http_listener = http::bind(config.http.listen).await?;
         let chain = opened.genesis.chain_id();
-        let network = network::spawn(config.network.clone(), opened.identity_seed, chain.0, cancel.clone()).await?;
+        let network = network::spawn(
+            config.network.clone(),
+            opened.identity_seed,
+            chain.0,
+            vec![],
+            cancel.clone(),
+        )
+        .await?;
         let Network {
             local,
             listening,
             events,
             commands,
             peers,
+            known: _,
             stats,
             task,
         } = network;

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use libp2p::Multiaddr;
 use prost::bytes::Bytes;
 use timecoin::network::{
-    Config, Event, GossipId, Network, NetworkError, PeerId, RequestError, RequestId, Ticket, Topic, identity, spawn,
+    Config, Event, GossipId, KnownPeer, Network, NetworkError, PeerId, RequestError, RequestId, Ticket, Topic,
+    identity, spawn,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -28,17 +29,28 @@ pub fn quick() -> Config {
     Config {
         listen: vec![TCP.parse().expect("an address")],
         redial_max_ms: 1_000,
+        // Who is connected to whom is for the test to say.
+        target_peers: 0,
         ..Config::default()
     }
 }
 
 pub async fn try_start(seed: u8, chain: [u8; 32], config: Config) -> Result<Node, NetworkError> {
+    try_start_knowing(seed, chain, config, vec![]).await
+}
+
+pub async fn try_start_knowing(
+    seed: u8,
+    chain: [u8; 32],
+    config: Config,
+    known: Vec<KnownPeer>,
+) -> Result<Node, NetworkError> {
     let _ = tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
         .with_test_writer()
         .try_init();
     let cancel = CancellationToken::new();
-    let network = spawn(config, [seed; 32], chain, cancel.clone()).await?;
+    let network = spawn(config, [seed; 32], chain, known, cancel.clone()).await?;
     assert_eq!(network.local, identity([seed; 32]));
     Ok(Node {
         network,

@@ -1,6 +1,7 @@
 //! The network over real sockets on loopback.
 
 mod connections;
+mod discovery;
 mod gossip;
 mod kit;
 mod requests;

@@ -40,7 +40,7 @@ impl Bench {
             ..crate::network::Config::default()
         };
         let cancel = CancellationToken::new();
-        let network = crate::network::spawn(config, [2; 32], [3; 32], cancel.clone())
+        let network = crate::network::spawn(config, [2; 32], [3; 32], vec![], cancel.clone())
             .await
             .expect("starts");
         let store = LedgerStore::open(Arc::new(MemoryBackend::new()), &genesis).expect("opens");

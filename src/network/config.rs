@@ -242,7 +242,7 @@ fn names_peer(parts: &[Protocol<'_>]) -> bool {
 
 /// Whether a stranger's address is worth a dial: an IP address that belongs to one machine, a port, and a transport that
 /// this node has. Names are left out, so that nobody makes this node look them up.
-pub(super) fn is_reachable(address: &Multiaddr, loopback: bool) -> bool {
+pub(crate) fn is_reachable(address: &Multiaddr, loopback: bool) -> bool {
     let mut parts = address.iter();
     let ip = match parts.next() {
         Some(Protocol::Ip4(ip)) => IpAddr::V4(ip),

@@ -66,6 +66,7 @@ mod task;
 pub use crate::primitives::kinds::Topic;
 pub use book::KnownPeer;
 pub use commands::Commands;
+pub(crate) use config::is_reachable;
 pub use config::{Config, ConfigError};
 pub use envelope::{EnvelopeError, MAX_MESSAGE_SIZE, Refusal};
 pub use events::Events;

@@ -29,6 +29,9 @@ use super::{Config, NetworkError, discovery, gossip, request};
 /// Connections are not closed for being quiet: ping finds the dead ones, and a validator may have nothing to say.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(365 * 86_400);
 
+/// Whoever opens a connection and then says nothing holds a place among the pending ones for so long.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Everything that speaks on a connection.
 #[derive(NetworkBehaviour)]
 pub(super) struct Behaviour {
@@ -130,6 +133,7 @@ pub(super) fn swarm(
         .with_behaviour(|_| behaviour)
         .map_err(|error| setup("behaviour")(error.to_string()))?
         .with_swarm_config(|config| config.with_idle_connection_timeout(IDLE_TIMEOUT))
+        .with_connection_timeout(HANDSHAKE_TIMEOUT)
         .build())
 }
 

@@ -15,11 +15,12 @@
 //! asks for it.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::io;
 use std::time::{Duration, Instant};
 
 use libp2p::gossipsub::{
-    self, ConfigBuilder, IdentTopic, MaxCountSubscriptionFilter, MessageAuthenticity, MessageId, PublishError,
-    TopicHash, ValidationMode, WhitelistSubscriptionFilter,
+    self, ConfigBuilder, DataTransform, IdentTopic, IdentityTransform, MaxCountSubscriptionFilter, MessageAuthenticity,
+    MessageId, PublishError, RawMessage, TopicHash, ValidationMode, WhitelistSubscriptionFilter,
 };
 use sha2::{Digest, Sha256};
 
@@ -49,7 +50,25 @@ const RETRY_MAX: Duration = Duration::from_secs(2);
 const RETRY_FOR: Duration = Duration::from_secs(30);
 
 type Filter = MaxCountSubscriptionFilter<WhitelistSubscriptionFilter>;
-pub(super) type Behaviour = gossipsub::Behaviour<gossipsub::IdentityTransform, Filter>;
+pub(super) type Behaviour = gossipsub::Behaviour<OurTopics, Filter>;
+
+/// Drops what is on a topic that this node does not listen to before gossip remembers its name: otherwise a stranger fills
+/// that memory for nothing, and nobody hears of it.
+#[derive(Clone, Debug)]
+pub(super) struct OurTopics(Topics);
+
+impl DataTransform for OurTopics {
+    fn inbound_transform(&self, message: RawMessage) -> Result<gossipsub::Message, io::Error> {
+        if self.0.find(&message.topic).is_none() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a topic of this chain"));
+        }
+        IdentityTransform.inbound_transform(message)
+    }
+
+    fn outbound_transform(&self, topic: &TopicHash, data: Vec<u8>) -> Result<Vec<u8>, io::Error> {
+        IdentityTransform.outbound_transform(topic, data)
+    }
+}
 
 /// The three topics of a chain.
 #[derive(Clone, Debug)]
@@ -101,8 +120,13 @@ pub(super) fn behaviour(topics: &Topics) -> Result<Behaviour, NetworkError> {
         max_subscribed_topics: Topic::ALL.len(),
         max_subscriptions_per_request: 16,
     };
-    let mut behaviour = Behaviour::new_with_subscription_filter(MessageAuthenticity::Anonymous, config, filter)
-        .map_err(|error| setup(error.into()))?;
+    let mut behaviour = Behaviour::new_with_subscription_filter_and_transform(
+        MessageAuthenticity::Anonymous,
+        config,
+        filter,
+        OurTopics(topics.clone()),
+    )
+    .map_err(|error| setup(error.into()))?;
     for topic in &topics.0 {
         behaviour.subscribe(topic).map_err(|error| setup(error.to_string()))?;
     }

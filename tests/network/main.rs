@@ -3,6 +3,7 @@
 mod connections;
 mod discovery;
 mod gossip;
+mod honest;
 mod kit;
 mod requests;
 mod stranger;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, StreamExt};
 use libp2p::request_response::{self, OutboundRequestId, ProtocolSupport};
 use libp2p::swarm::{NetworkBehaviour, Swarm, SwarmEvent};
-use libp2p::{StreamProtocol, gossipsub, identify, noise, tcp, yamux};
+use libp2p::{Multiaddr, StreamProtocol, gossipsub, identify, noise, ping, tcp, yamux};
 use timecoin::network::{MAX_MESSAGE_SIZE, Topic};
 
 use crate::kit::*;
@@ -65,6 +65,9 @@ impl request_response::Codec for Raw {
 #[derive(NetworkBehaviour)]
 pub struct Loose {
     pub gossip: gossipsub::Behaviour,
+    /// Writes whatever it likes where gossip is read.
+    pub raw_gossip: request_response::Behaviour<Raw>,
+    pub ping: ping::Behaviour,
     pub requests: request_response::Behaviour<Raw>,
     identify: identify::Behaviour,
 }
@@ -77,6 +80,7 @@ pub struct Stranger {
     pub connected: bool,
     pub heard: usize,
     pub asked: usize,
+    pub pings: usize,
 }
 
 pub fn prefix() -> String {
@@ -86,15 +90,30 @@ pub fn prefix() -> String {
 impl Stranger {
     /// Connects to the node and waits until it will hear gossip about votes.
     pub async fn meet(node: &Node, protocol: String) -> Self {
-        Self::connect(node, protocol, Topic::Votes).await
+        Self::connect(node, protocol, Topic::Votes, Duration::from_secs(15)).await
     }
 
     /// The same for any topic, as a peer of the right chain.
     pub async fn meet_on(node: &Node, topic: Topic) -> Self {
-        Self::connect(node, format!("{}/1", prefix()), topic).await
+        Self::connect(node, format!("{}/1", prefix()), topic, Duration::from_secs(15)).await
     }
 
-    async fn connect(node: &Node, protocol: String, topic: Topic) -> Self {
+    /// The same by address and identity, with pings as often as it likes.
+    pub async fn meet_at(address: Multiaddr, target: libp2p::PeerId, ping_every: Duration) -> Self {
+        Self::connect_to(address, target, format!("{}/1", prefix()), Topic::Votes, ping_every).await
+    }
+
+    async fn connect(node: &Node, protocol: String, topic: Topic, ping_every: Duration) -> Self {
+        Self::connect_to(node.address(), node.network.local, protocol, topic, ping_every).await
+    }
+
+    async fn connect_to(
+        address: Multiaddr,
+        target: libp2p::PeerId,
+        protocol: String,
+        topic: Topic,
+        ping_every: Duration,
+    ) -> Self {
         let topic = gossipsub::IdentTopic::new(format!("{}/{}/1", prefix(), topic.name()));
         let swarm = libp2p::SwarmBuilder::with_new_identity()
             .with_tokio()
@@ -111,8 +130,11 @@ impl Stranger {
                     gossipsub::Behaviour::new(gossipsub::MessageAuthenticity::Anonymous, config).expect("valid");
                 gossip.subscribe(&topic).expect("allowed");
                 let name = StreamProtocol::try_from_owned(format!("{}/request/1", prefix())).expect("a name");
+                let meshsub = (StreamProtocol::new("/meshsub/1.1.0"), ProtocolSupport::Outbound);
                 Loose {
                     gossip,
+                    raw_gossip: request_response::Behaviour::new([meshsub], Default::default()),
+                    ping: ping::Behaviour::new(ping::Config::new().with_interval(ping_every)),
                     requests: request_response::Behaviour::new([(name, ProtocolSupport::Full)], Default::default()),
                     identify: identify::Behaviour::new(identify::Config::new(protocol, key.public())),
                 }
@@ -122,14 +144,15 @@ impl Stranger {
             .build();
         let mut stranger = Self {
             swarm,
-            target: node.network.local,
+            target,
             topic,
             responses: HashMap::new(),
             connected: false,
             heard: 0,
             asked: 0,
+            pings: 0,
         };
-        stranger.swarm.dial(node.address()).expect("dials");
+        stranger.swarm.dial(address).expect("dials");
         stranger
             .run_until("the node subscribes", |stranger| {
                 stranger
@@ -171,6 +194,7 @@ impl Stranger {
             SwarmEvent::ConnectionEstablished { .. } => self.connected = true,
             SwarmEvent::ConnectionClosed { .. } => self.connected = false,
             SwarmEvent::Behaviour(LooseEvent::Gossip(gossipsub::Event::Message { .. })) => self.heard += 1,
+            SwarmEvent::Behaviour(LooseEvent::Ping(ping::Event { result: Ok(_), .. })) => self.pings += 1,
             SwarmEvent::Behaviour(LooseEvent::Requests(event)) => self.on_request(event),
             _ => {}
         }
@@ -198,12 +222,21 @@ impl Stranger {
         }
     }
 
+    /// Nothing, if nobody listens any more.
     pub fn publish(&mut self, bytes: Vec<u8>) {
-        self.swarm
-            .behaviour_mut()
-            .gossip
-            .publish(self.topic.clone(), bytes)
-            .expect("published");
+        let _ = self.swarm.behaviour_mut().gossip.publish(self.topic.clone(), bytes);
+    }
+
+    /// Writes bytes on a stream of gossip of their own.
+    pub fn write_gossip(&mut self, bytes: Vec<u8>) {
+        let target = self.target;
+        self.swarm.behaviour_mut().raw_gossip.send_request(&target, bytes);
+    }
+
+    /// Asks, and does not wait.
+    pub fn send(&mut self, bytes: Vec<u8>) {
+        let target = self.target;
+        self.swarm.behaviour_mut().requests.send_request(&target, bytes);
     }
 
     pub async fn ask(&mut self, bytes: Vec<u8>) -> Vec<u8> {

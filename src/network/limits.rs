@@ -39,7 +39,7 @@ const fn interval(rate: Rate) -> u64 {
 
 /// What becomes of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Allowance {
+pub enum Allowance {
     /// Within the limit.
     Granted,
     /// Over it.

@@ -25,7 +25,8 @@ use arc_swap::ArcSwapOption;
 use dashmap::DashMap;
 use libp2p::Multiaddr;
 
-use super::limits::{Allowance, Inbound, Outbound};
+pub use super::limits::Allowance;
+use super::limits::{Inbound, Outbound};
 use super::{Fault, PeerId};
 use crate::primitives::kinds::Kind;
 
@@ -47,9 +48,11 @@ const fn price(fault: Fault) -> f64 {
 
 /// How long bans last.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct BanTerms {
-    pub(super) base: Duration,
-    pub(super) max: Duration,
+pub struct BanTerms {
+    /// The first.
+    pub base: Duration,
+    /// The longest.
+    pub max: Duration,
 }
 
 /// The record of one identity: points with decay, and bans.
@@ -181,7 +184,8 @@ pub struct PeerTable {
 }
 
 impl PeerTable {
-    pub(super) fn new(terms: BanTerms, now: Instant) -> Self {
+    /// Empty.
+    pub fn new(terms: BanTerms, now: Instant) -> Self {
         Self::with_capacity(terms, now, MAX_IDENTITIES)
     }
 
@@ -290,13 +294,7 @@ impl PeerTable {
     }
 
     /// A connection is there: gives the peer its number at the first one.
-    pub(super) fn on_connected(
-        &self,
-        identity: libp2p::PeerId,
-        outbound: bool,
-        address: Multiaddr,
-        now: Instant,
-    ) -> PeerId {
+    pub fn on_connected(&self, identity: libp2p::PeerId, outbound: bool, address: Multiaddr, now: Instant) -> PeerId {
         let entry = self.known(&identity).unwrap_or_else(|| self.intern(identity, now));
         {
             let mut details = entry.details();
@@ -317,7 +315,7 @@ impl PeerTable {
     }
 
     /// A connection is gone. Must mirror [`PeerTable::on_connected`].
-    pub(super) fn on_closed(&self, identity: &libp2p::PeerId, outbound: bool) {
+    pub fn on_closed(&self, identity: &libp2p::PeerId, outbound: bool) {
         let Some(entry) = self.known(identity) else { return };
         let (own, total) = if outbound {
             (&entry.outbound, &self.outbound)
@@ -337,7 +335,7 @@ impl PeerTable {
     }
 
     /// The peer has shown that it is of this chain. Whether that is news.
-    pub(super) fn on_admitted(&self, identity: &libp2p::PeerId) -> bool {
+    pub fn on_admitted(&self, identity: &libp2p::PeerId) -> bool {
         let Some(entry) = self.known(identity) else {
             return false;
         };
@@ -366,13 +364,13 @@ impl PeerTable {
     }
 
     /// A message has come from a peer: whether it is within the limits of its type.
-    pub(super) fn may_send(&self, peer: PeerId, kind: Kind, now: Instant) -> Allowance {
+    pub fn may_send(&self, peer: PeerId, kind: Kind, now: Instant) -> Allowance {
         let allowance = |entry: Arc<Entry>| entry.heard.take(kind, self.nanoseconds(now));
         self.entry(peer).map_or(Allowance::Refused, allowance)
     }
 
     /// Whether the peer takes one more request of this type from us.
-    pub(super) fn may_ask(&self, peer: PeerId, kind: Kind, now: Instant) -> bool {
+    pub fn may_ask(&self, peer: PeerId, kind: Kind, now: Instant) -> bool {
         self.entry(peer)
             .is_some_and(|entry| entry.asked.take(kind, self.nanoseconds(now)))
     }
@@ -383,7 +381,7 @@ impl PeerTable {
     }
 
     /// Books a fault. Tells for how long the peer is banned, if this was the last straw.
-    pub(super) fn punish(&self, peer: PeerId, fault: Fault, now: Instant) -> Option<Duration> {
+    pub fn punish(&self, peer: PeerId, fault: Fault, now: Instant) -> Option<Duration> {
         let entry = self.entry(peer)?;
         if self.banned_for(&entry, now).is_some() {
             return None;

@@ -14,6 +14,7 @@
 //! | `safety.rs`, `flusher.rs`, `serve.rs` | what touches the disk beside the loop's own writes |
 //! | `discovery.rs`, `roster.rs`, `peers_file.rs` | where validators are, and whom this node has met |
 //! | `config.rs` | settings, and where each mistake was made |
+//! | `descriptors.rs` | how many connections and files the system allows |
 //! | `metrics.rs`, `http.rs`, `ready.rs`, `telemetry.rs` | what operators see |
 //!
 //! Threads of the operating system do what blocks: the loop, the checks, the flusher, blocks for peers. Tasks do the
@@ -23,6 +24,7 @@ mod bridge;
 pub mod checker;
 pub mod clock;
 pub mod config;
+pub mod descriptors;
 mod discovery;
 #[cfg(test)]
 mod docs;
@@ -134,6 +136,7 @@ impl Node {
     }
 
     async fn start_under(config: Config, cancel: CancellationToken) -> Result<Self, StartError> {
+        descriptors::raise(config.network.max_connections.into());
         let prepared = Prepared::new()?;
         let meters = prepared.meters.clone();
         let opened = open::open(&config, &meters).await?;

@@ -18,19 +18,14 @@ use libp2p::swarm::{
     ConnectionClosed, ConnectionDenied, ConnectionId, FromSwarm, ListenFailure, NetworkBehaviour, Swarm, THandler,
     THandlerInEvent, THandlerOutEvent, ToSwarm, dummy,
 };
-use libp2p::{
-    Multiaddr, PeerId, StreamProtocol, SwarmBuilder, identify, memory_connection_limits, noise, ping, tcp, yamux,
-};
+use libp2p::{Multiaddr, PeerId, StreamProtocol, identify, memory_connection_limits, ping, swarm};
 
 use super::peers::PeerTable;
 use super::stats::Stats;
-use super::{Config, NetworkError, discovery, gossip, request};
+use super::{Config, NetworkError, discovery, gossip, request, transport};
 
 /// Connections are not closed for being quiet: ping finds the dead ones, and a validator may have nothing to say.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(365 * 86_400);
-
-/// Whoever opens a connection and then says nothing holds a place among the pending ones for so long.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Everything that speaks on a connection.
 #[derive(NetworkBehaviour)]
@@ -88,7 +83,8 @@ pub(super) fn swarm(
     table: &Arc<PeerTable>,
     stats: &Arc<Stats>,
 ) -> Result<Swarm<Behaviour>, NetworkError> {
-    let setup = |part: &'static str| move |error: String| NetworkError::Setup { part, reason: error };
+    let local = identity.public().to_peer_id();
+    let transport = transport::transport(&identity)?;
     let behaviour = Behaviour {
         gate: Gate::new(Arc::clone(table), Arc::clone(stats), config.max_per_address),
         limits: connection_limits::Behaviour::new(limits(config)),
@@ -106,7 +102,7 @@ pub(super) fn swarm(
                 .with_timeout(Duration::from_millis(config.ping_interval_ms)),
         ),
         discovery: discovery::behaviour(
-            identity.public().to_peer_id(),
+            local,
             names.discovery.clone(),
             Duration::from_millis(config.request_timeout_ms),
         ),
@@ -119,22 +115,8 @@ pub(super) fn swarm(
             Arc::clone(stats),
         ),
     };
-    Ok(SwarmBuilder::with_existing_identity(identity)
-        .with_tokio()
-        .with_tcp(
-            tcp::Config::default().nodelay(true),
-            noise::Config::new,
-            yamux::Config::default,
-        )
-        .map_err(|error| setup("noise")(error.to_string()))?
-        .with_quic()
-        .with_dns()
-        .map_err(|error| setup("DNS (is /etc/resolv.conf readable?)")(error.to_string()))?
-        .with_behaviour(|_| behaviour)
-        .map_err(|error| setup("behaviour")(error.to_string()))?
-        .with_swarm_config(|config| config.with_idle_connection_timeout(IDLE_TIMEOUT))
-        .with_connection_timeout(HANDSHAKE_TIMEOUT)
-        .build())
+    let settings = swarm::Config::with_tokio_executor().with_idle_connection_timeout(IDLE_TIMEOUT);
+    Ok(Swarm::new(transport, behaviour, local, settings))
 }
 
 fn limits(config: &Config) -> ConnectionLimits {

@@ -377,6 +377,26 @@ mod tests {
     }
 
     #[test]
+    fn what_is_on_another_topic_is_dropped_before_its_name_is_remembered() {
+        let ours = Topics::new("0123456789abcdef");
+        let message = |topic| RawMessage {
+            source: None,
+            data: vec![1],
+            sequence_number: None,
+            topic,
+            signature: None,
+            key: None,
+            validated: false,
+        };
+        let transform = OurTopics(ours.clone());
+        for topic in Topic::ALL {
+            assert!(transform.inbound_transform(message(ours.hash(topic))).is_ok());
+        }
+        let other = Topics::new("00").hash(Topic::Votes);
+        assert!(transform.inbound_transform(message(other)).is_err());
+    }
+
+    #[test]
     fn the_settings_are_accepted() {
         behaviour(&Topics::new("00")).expect("gossipsub accepts them");
     }

@@ -62,6 +62,7 @@ pub mod peers;
 mod request;
 pub mod stats;
 mod task;
+mod transport;
 
 pub use crate::primitives::kinds::Topic;
 pub use book::KnownPeer;

@@ -281,3 +281,80 @@ async fn connections_are_limited_but_bootstrap_peers_get_in() {
     full.peer_up().await;
     assert_eq!(full.network.peers.connected(), 2);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_has_gone_dead_is_let_go_at_both_ends_and_made_anew() {
+    let often = Config {
+        ping_interval_ms: 400,
+        ..quick()
+    };
+    for full in [false, true] {
+        let mut one = start(90, often.clone()).await;
+        let wire = Wire::to(&one).await;
+        let config = Config {
+            bootstrap: vec![wire.address.clone()],
+            ..often.clone()
+        };
+        let mut two = start(91, config).await;
+        one.peer_up().await;
+        two.peer_up().await;
+        wire.cut(true);
+        let begun = Instant::now();
+        if full {
+            // More than fits into any buffer on the way, so that not even a goodbye can leave.
+            for salt in 0..10 {
+                one.say(Topic::Consensus, payload(5_000_000, salt));
+                two.say(Topic::Consensus, payload(5_000_000, salt));
+            }
+        }
+        one.peer_down().await;
+        two.peer_down().await;
+        println!("let go after {:?}, buffers full: {full}", begun.elapsed());
+        assert!(one.network.stats.reaped.get() + two.network.stats.reaped.get() > 0);
+        assert_eq!(
+            (one.network.peers.inbound(), two.network.stats.reconnecting.get()),
+            (0, 1)
+        );
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        wire.cut(false);
+        let begun = Instant::now();
+        one.peer_up().await;
+        two.peer_up().await;
+        println!("connected again {:?} after the wire", begun.elapsed());
+        assert_eq!((one.network.stats.bans.get(), two.network.stats.bans.get()), (0, 0));
+        one.stop().await;
+        two.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_is_banned_is_gone_even_if_it_does_not_read() {
+    let mut one = start_with(92, &[]).await;
+    let wire = Wire::to(&one).await;
+    let config = Config {
+        bootstrap: vec![wire.address.clone()],
+        ..quick()
+    };
+    let mut two = start(93, config).await;
+    let bad = one.peer_up().await;
+    let to_one = two.peer_up().await;
+    // As many large answers as may be under way: more than fits into the buffers of the wire.
+    for number in 0..60_u8 {
+        two.ask(to_one, [number]);
+    }
+    let mut tickets = Vec::new();
+    for _ in 0..60 {
+        tickets.push(one.request().await.1);
+    }
+    wire.cut(true);
+    for ticket in tickets {
+        one.answer(ticket, payload(9_000_000, 1));
+    }
+    one.listen_for(Duration::from_secs(2)).await;
+    let begun = Instant::now();
+    one.network.commands.punish(bad, Fault::Hostile);
+    one.network.commands.punish(bad, Fault::Hostile);
+    one.peer_down().await;
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    assert_eq!(one.network.peers.inbound(), 0);
+}

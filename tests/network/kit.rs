@@ -246,3 +246,59 @@ pub async fn eventually(what: &str, check: impl Fn() -> bool) {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
+
+/// A wire between two nodes that can go dead: nothing passes, and nobody is told.
+pub struct Wire {
+    /// Leads to the node behind it.
+    pub address: Multiaddr,
+    dead: tokio::sync::watch::Sender<bool>,
+}
+
+impl Wire {
+    pub async fn to(node: &Node) -> Self {
+        let port = |address: &Multiaddr| {
+            address
+                .to_string()
+                .rsplit('/')
+                .next()
+                .and_then(|port| port.parse().ok())
+        };
+        let target: u16 = port(&node.address()).expect("a port");
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let own = listener.local_addr().expect("bound").port();
+        let (dead, watched) = tokio::sync::watch::channel(false);
+        tokio::spawn(async move {
+            while let Ok((near, _)) = listener.accept().await {
+                let Ok(far) = tokio::net::TcpStream::connect(("127.0.0.1", target)).await else {
+                    continue;
+                };
+                let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
+                tokio::spawn(carry(near_in, far_out, watched.clone()));
+                tokio::spawn(carry(far_in, near_out, watched.clone()));
+            }
+        });
+        Self {
+            address: format!("/ip4/127.0.0.1/tcp/{own}").parse().expect("an address"),
+            dead,
+        }
+    }
+
+    pub fn cut(&self, dead: bool) {
+        self.dead.send_replace(dead);
+    }
+}
+
+async fn carry(
+    mut from: tokio::net::tcp::OwnedReadHalf,
+    mut to: tokio::net::tcp::OwnedWriteHalf,
+    mut dead: tokio::sync::watch::Receiver<bool>,
+) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut bytes = vec![0; 16_384];
+    loop {
+        let read = from.read(&mut bytes).await.unwrap_or(0);
+        if dead.wait_for(|dead| !dead).await.is_err() || read == 0 || to.write_all(&bytes[..read]).await.is_err() {
+            return;
+        }
+    }
+}

@@ -35,6 +35,8 @@ impl Task {
             .filter(|address| is_reachable(address, loopback))
             .collect();
         if info.protocols.contains(&self.kad_protocol) {
+            // Only the latest: whoever lists others each time must not make the table grow.
+            self.swarm.behaviour_mut().discovery.remove_peer(&peer);
             for address in &addresses {
                 self.swarm.behaviour_mut().discovery.add_address(&peer, address.clone());
             }

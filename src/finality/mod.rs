@@ -808,6 +808,27 @@ impl Finality {
             .is_some_and(|payment| payment.certified.is_some())
     }
 
+    /// Whether a validator has locked the coins of a transaction for it, and for none of the others known here that
+    /// spend them.
+    pub fn is_backed(&self, transaction: &CheckedTransaction) -> bool {
+        let Some(payment) = self.payments.get(&transaction.txid()) else {
+            return false;
+        };
+        let spenders = transaction
+            .inputs()
+            .iter()
+            .filter_map(|outpoint| self.spenders.get(outpoint));
+        let rivals: BTreeSet<TxId> = spenders.flatten().copied().collect();
+        let has_locked = |validator, txid: &TxId| {
+            let payment = self.payments.get(txid);
+            payment.is_some_and(|payment| payment.locks.get(validator).is_some())
+        };
+        payment
+            .locks
+            .iter()
+            .any(|(validator, _)| !rivals.iter().any(|rival| has_locked(validator, rival)))
+    }
+
     /// The body of a transaction that is neither committed nor rejected.
     pub fn body(&self, txid: &TxId) -> Option<CheckedTransaction> {
         Some(self.payments.get(txid)?.body.as_ref()?.transaction.clone())

@@ -177,6 +177,25 @@ fn a_rival_is_not_locked_and_both_are_abandoned_in_time() {
 }
 
 #[test]
+fn each_validator_backs_one_spender_of_a_coin_and_no_more() {
+    let mut one = One::new();
+    let [mine, theirs, third, fourth] = [1, 2, 3, 4].map(|salt| spend(&[1], salt));
+    one.submit(&mine);
+    assert_eq!(one.said(), [(Lock, mine.txid())]);
+    one.hear(&[1], Lock, theirs.txid());
+    one.submit(&theirs);
+    assert!(!one.finality.is_backed(&third), "no vote names it");
+    // Validator 1 has locked the coin for another one, so this is a lie and opens no door; validator 2 has not.
+    one.hear(&[1], Lock, third.txid());
+    assert!(!one.finality.is_backed(&third));
+    one.hear(&[2], Lock, third.txid());
+    assert!(one.finality.is_backed(&third));
+    one.submit(&third);
+    one.hear(&[1, 2], Lock, fourth.txid());
+    assert!(!one.finality.is_backed(&fourth));
+}
+
+#[test]
 fn a_certificate_in_time_wins_over_the_contest() {
     let (mut one, t, rival) = (One::new(), spend(&[1], 1), spend(&[1], 2));
     one.submit(&rival);

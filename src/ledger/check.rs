@@ -85,6 +85,38 @@ pub fn check_all(chain: &ChainId, all: &[impl AsRef<[u8]>]) -> Vec<Result<Checke
         .collect()
 }
 
+/// Checks lists of transactions, all signatures of all lists in one batch. The verdict on a list is the first error in
+/// it: who sends something wrong has no claim to a verdict on the rest.
+pub fn check_lists(chain: &ChainId, lists: &[&[impl AsRef<[u8]>]]) -> Vec<Result<Vec<CheckedTransaction>, CheckError>> {
+    let mut signatures = SignatureBatch::new();
+    let (mut queued, mut parts) = (Vec::with_capacity(lists.len()), Vec::with_capacity(lists.len()));
+    for list in lists {
+        let mut own = SignatureBatch::new();
+        let transactions: Result<Vec<_>, _> = list
+            .iter()
+            .map(|bytes| queue(chain, bytes.as_ref(), &mut own))
+            .collect();
+        if transactions.is_ok() {
+            parts.push(own.len());
+            signatures.append(own);
+        } else {
+            parts.push(0);
+        }
+        queued.push(transactions);
+    }
+    let verdicts = signatures.verify_parts(&parts);
+    let judge = |(transactions, wrong): (Result<Vec<(Transaction, Range<usize>)>, CheckError>, Option<usize>)| {
+        let transactions = transactions?.into_iter();
+        transactions
+            .map(|(transaction, range)| {
+                let valid: Vec<bool> = range.map(|position| Some(position) != wrong).collect();
+                verdict(transaction, &valid)
+            })
+            .collect()
+    };
+    queued.into_iter().zip(verdicts).map(judge).collect()
+}
+
 /// Checks everything but the signatures and queues those; answers where in the batch they are.
 fn queue(
     chain: &ChainId,
@@ -480,7 +512,22 @@ mod tests {
             let alone: Vec<_> = bytes.iter().map(|bytes| check(&CHAIN, bytes)).collect();
             let good = members.iter().map(|(_, corrupt, _)| corrupt.is_none()).collect::<Vec<_>>();
             prop_assert_eq!(alone.iter().map(Result::is_ok).collect::<Vec<_>>(), good);
-            prop_assert_eq!(check_all(&CHAIN, &bytes), alone);
+            prop_assert_eq!(check_all(&CHAIN, &bytes), alone.clone());
+            // The same members as lists of three: the verdict on a list is its first error. One of form comes before one
+            // of a signature, which is not looked at then.
+            let lists: Vec<&[Vec<u8>]> = bytes.chunks(3).collect();
+            for (verdict, alone) in check_lists(&CHAIN, &lists).into_iter().zip(alone.chunks(3)) {
+                let wrong = |signature: bool| {
+                    let errors = alone.iter().filter_map(|one| one.as_ref().err());
+                    let mut errors = errors.filter(move |error| matches!(error, CheckError::Signature { .. }) == signature);
+                    errors.next().cloned()
+                };
+                let expected = match wrong(false).or_else(|| wrong(true)) {
+                    Some(error) => Err(error),
+                    None => alone.iter().cloned().collect(),
+                };
+                prop_assert_eq!(verdict, expected);
+            }
         }
 
         #[test]

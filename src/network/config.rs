@@ -21,7 +21,7 @@ pub struct Config {
     /// Addresses at which others reach this node, told to them; where it listens, if none is given.
     pub announce: Vec<Multiaddr>,
     /// Connections that this node wants to have opened itself: while there are fewer, it dials peers that it knows or hears
-    /// of; 0 to dial only bootstrap peers and validators.
+    /// of; 0 to dial only bootstrap peers and validators, and to tell others of nobody.
     pub target_peers: u32,
     /// How often this node asks around for peers while it has too few, in milliseconds; 12 times as long otherwise.
     pub discovery_interval_ms: u64,

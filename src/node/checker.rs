@@ -184,6 +184,26 @@ impl Jobs {
         refused
     }
 
+    /// Drops what a peer has said that waits to be checked: it has just said something that no honest peer says. Answers
+    /// the names of the messages.
+    fn forget(&self, peer: network::PeerId) -> Vec<network::GossipId> {
+        let mut forgotten = Vec::new();
+        let mut state = self.lock();
+        let State { urgent, bulk, .. } = &mut *state;
+        for queue in [urgent, bulk] {
+            let Queue { jobs, bytes } = queue;
+            jobs.retain(|(job, _)| match job {
+                Job::Gossip { from, id, payload, .. } if *from == peer => {
+                    forgotten.push(*id);
+                    *bytes -= payload.len();
+                    false
+                }
+                _ => true,
+            });
+        }
+        forgotten
+    }
+
     /// Takes a batch; waits for one. `false` when the queue is closed.
     fn take(&self, lane: Lane, out: &mut Vec<(Job, Instant)>) -> bool {
         let mut state = self.lock();
@@ -310,11 +330,22 @@ impl Checker {
                 Err(error) => {
                     self.commands.verdict(id, network::Verdict::Reject);
                     self.punish(from, &error, "gossip");
+                    if error.fault() == Fault::Hostile {
+                        self.forget(from);
+                    }
                 }
             }
         }
         self.pass(Lane::Urgent, urgent);
         self.pass(Lane::Bulk, bulk);
+    }
+
+    fn forget(&self, from: network::PeerId) {
+        let forgotten = self.jobs.forget(from);
+        self.meters.check_refused.add(forgotten.len() as u64);
+        for id in forgotten {
+            self.commands.verdict(id, network::Verdict::Ignore);
+        }
     }
 
     fn submissions(&self, submitted: Vec<(ReplyTo, Instant)>, bodies: &[Vec<u8>]) {

@@ -49,6 +49,11 @@ pub enum Item {
 impl Item {
     /// Roughly how much work it is: transactions count each.
     fn weight(&self) -> usize {
+        self.payments().max(1)
+    }
+
+    /// Payments that it brings.
+    pub(super) fn payments(&self) -> usize {
         match self {
             Self::Input(
                 Input::Gossip {
@@ -56,8 +61,9 @@ impl Item {
                     ..
                 },
                 _,
-            ) => all.len().max(1),
-            _ => 1,
+            ) => all.len(),
+            Self::Submit { .. } => 1,
+            Self::Input(..) | Self::Response { .. } => 0,
         }
     }
 }

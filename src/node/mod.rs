@@ -33,6 +33,7 @@ mod http;
 pub mod inbox;
 pub mod metrics;
 mod open;
+mod pace;
 mod peers_file;
 pub mod ready;
 pub mod roster;

@@ -11,6 +11,7 @@ use super::{
     flusher::Flushing,
     inbox::{Inbox, Item, ReplyTo},
     metrics::{Meters, record},
+    pace::Pace,
     safety::{Safety, SafetyError},
 };
 use crate::{
@@ -36,9 +37,6 @@ use thiserror::Error;
 /// Transactions and messages that one turn takes at most: some milliseconds of work, so that deadlines are kept and the
 /// votes of a turn fit into one batch.
 const TURN_WEIGHT: usize = 2_000;
-/// A turn that said something is followed by the next one this much later at the earliest, counted from its start.
-/// A message costs every node far more than the votes in it (decision 0007); an idle node answers at once all the same.
-const PACE: Duration = Duration::from_millis(4);
 /// The loop shows that it is alive at least this often.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Submissions whose time to finality is measured at the same time.
@@ -165,6 +163,7 @@ impl Loop {
         let mut items = Vec::new();
         self.serve(&mut memory, first)?;
         let mut rest_until = Instant::now();
+        let mut pace = Pace::new(rest_until);
         loop {
             std::thread::sleep(rest_until.saturating_duration_since(Instant::now()));
             let until = self.wake_at(&memory);
@@ -175,12 +174,13 @@ impl Loop {
                 return Ok(());
             }
             let inputs = items.len();
+            pace.count(start, items.iter().map(Item::payments).sum());
             if self.turn(&mut memory, items.drain(..))? {
                 record(&self.meters.turn, start.elapsed());
                 self.meters.turn_inputs.observe(inputs as f64);
             }
             if std::mem::take(&mut memory.spoke) {
-                rest_until = start + PACE;
+                rest_until = start + pace.rest();
             }
             if self.voice.as_ref().is_some_and(|voice| voice.safety.wants_trimming()) {
                 self.trim(&mut memory)?;

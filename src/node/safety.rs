@@ -87,7 +87,8 @@ impl Safety {
         let records: Vec<_> = records.iter().enumerate().map(decode).collect::<Result<_, _>>()?;
         meters.safety_log_bytes.set(log.len_bytes());
         let safety = Self {
-            live: log.len_bytes(),
+            // What of it is still needed is not known yet; the first trimming tells.
+            live: 0,
             log,
             meters: meters.clone(),
         };

@@ -1,8 +1,8 @@
 //! Admitted transactions: by txid, by spent outpoint, by fee rate; bounded in number and in bytes.
 //!
 //! The pool knows nothing of votes. What this node has voted for is *protected*: it is never evicted, or a vote would
-//! point at nothing. A coin can have two spenders here, the first that came and one rival: both are needed to prove a
-//! conflict to others, a third would prove nothing new.
+//! point at nothing. A coin can have two spenders here, the first that came and one rival, so that both sides of a
+//! conflict can be shown to others; and beyond these what is *backed* by a vote ([`Backing`]).
 
 use crate::{
     ledger::{CheckedTransaction, TransactionError},
@@ -89,19 +89,29 @@ struct Entry {
     bytes: usize,
 }
 
-/// Who wants a coin.
+/// Whether a transaction may be the third to spend a coin.
+///
+/// Each validator may have locked a coin for another transaction. All of these must be known everywhere, or nobody can
+/// abandon what it does not know, and the coin is never free again. A correct validator locks a coin once, so no more
+/// come in this way than there are validators.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backing {
+    /// No vote for it is known that counts.
+    None,
+    /// A validator has locked its coins for it, and for none of the others that spend them.
+    Lock,
+}
+
+/// Who wants a coin.
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Spenders {
     first: TxId,
-    rival: Option<TxId>,
+    rivals: Vec<TxId>,
 }
 
 impl Spenders {
-    fn others(&self, txid: TxId) -> impl Iterator<Item = TxId> {
-        [Some(self.first), self.rival]
-            .into_iter()
-            .flatten()
-            .filter(move |other| *other != txid)
+    fn all(&self) -> impl Iterator<Item = TxId> {
+        std::iter::once(self.first).chain(self.rivals.iter().copied())
     }
 }
 
@@ -155,29 +165,36 @@ impl Pool {
     pub fn conflict(&self, transaction: &CheckedTransaction) -> Option<(OutPoint, TxId)> {
         let txid = transaction.txid();
         transaction.inputs().iter().find_map(|outpoint| {
-            let spenders = *self.spenders.get(outpoint)?;
-            spenders.others(txid).next().map(|other| (*outpoint, other))
+            let spenders = self.spenders.get(outpoint)?;
+            let other = spenders.all().find(|other| *other != txid);
+            other.map(|other| (*outpoint, other))
         })
     }
 
     /// Admits a transaction that is valid now and pays `fee`. A second spender of a coin is admitted as the first one's
-    /// rival, a third is refused.
-    pub fn admit(&mut self, now: Time, transaction: CheckedTransaction, fee: Amount) -> Result<Admission, PoolError> {
+    /// rival, a third only with a vote behind it.
+    pub fn admit(
+        &mut self,
+        now: Time,
+        transaction: CheckedTransaction,
+        fee: Amount,
+        backing: Backing,
+    ) -> Result<Admission, PoolError> {
         let txid = transaction.txid();
         if self.entries.contains_key(&txid) {
             return Ok(Admission::Known);
         }
-        let rivals = self.rivals(&transaction)?;
+        let rivals = self.rivals(&transaction, backing)?;
         let rate_milli = rate_milli(fee, transaction.bytes().len());
         let bytes = transaction.memory_bytes() + ENTRY_BYTES + INPUT_BYTES * transaction.inputs().len();
         let evicted = self.make_room(txid, rate_milli, bytes)?;
         for outpoint in transaction.inputs() {
             self.spenders
                 .entry(*outpoint)
-                .and_modify(|spenders| spenders.rival = Some(txid))
+                .and_modify(|spenders| spenders.rivals.push(txid))
                 .or_insert(Spenders {
                     first: txid,
-                    rival: None,
+                    rivals: Vec::new(),
                 });
         }
         self.bytes += bytes;
@@ -199,17 +216,17 @@ impl Pool {
         Ok(Admission::New { rivals, evicted })
     }
 
-    fn rivals(&self, transaction: &CheckedTransaction) -> Result<Vec<TxId>, PoolError> {
+    fn rivals(&self, transaction: &CheckedTransaction, backing: Backing) -> Result<Vec<TxId>, PoolError> {
         let mut rivals = BTreeSet::new();
         for outpoint in transaction.inputs() {
             if let Some(spenders) = self.spenders.get(outpoint) {
-                if spenders.rival.is_some() {
+                if !spenders.rivals.is_empty() && backing == Backing::None {
                     return Err(PoolError::Conflict {
                         outpoint: *outpoint,
                         by: spenders.first,
                     });
                 }
-                rivals.insert(spenders.first);
+                rivals.extend(spenders.all());
             }
         }
         Ok(rivals.into_iter().collect())
@@ -288,25 +305,23 @@ impl Pool {
     }
 
     fn forget_spender(&self, outpoint: &OutPoint, txid: &TxId) {
-        let Some(spenders) = self.spenders.get(outpoint).map(|spenders| *spenders) else {
+        let Some(mut spenders) = self.spenders.get_mut(outpoint) else {
             return;
         };
-        match spenders.others(*txid).next() {
-            Some(first) => {
-                self.spenders.insert(*outpoint, Spenders { first, rival: None });
-            }
-            None => {
-                self.spenders.remove(outpoint);
-            }
+        if spenders.first != *txid {
+            spenders.rivals.retain(|rival| rival != txid);
+        } else if !spenders.rivals.is_empty() {
+            spenders.first = spenders.rivals.remove(0);
+        } else {
+            drop(spenders);
+            self.spenders.remove(outpoint);
         }
     }
 
-    /// Pending transactions that spend a coin.
+    /// Pending transactions that spend a coin, the first that came first.
     pub fn spenders(&self, outpoint: &OutPoint) -> Vec<TxId> {
-        self.spenders
-            .get(outpoint)
-            .map(|spenders| [Some(spenders.first), spenders.rival].into_iter().flatten().collect())
-            .unwrap_or_default()
+        let spenders = self.spenders.get(outpoint);
+        spenders.map(|spenders| spenders.all().collect()).unwrap_or_default()
     }
 
     /// How many are pending.

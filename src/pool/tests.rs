@@ -39,7 +39,7 @@ fn pool(max_transactions: usize) -> Pool {
 }
 
 fn admit(pool: &mut Pool, transaction: &CheckedTransaction, fee: u64) -> Result<Admission, PoolError> {
-    pool.admit(Time(1), transaction.clone(), Amount(fee))
+    pool.admit(Time(1), transaction.clone(), Amount(fee), Backing::None)
 }
 
 #[test]
@@ -83,6 +83,34 @@ fn a_second_spender_is_a_rival_and_a_third_is_refused() {
     pool.remove(&first.txid());
     assert_eq!(pool.spenders(&coin(1)), vec![second.txid()]);
     assert!(admit(&mut pool, &third, 9).is_ok());
+}
+
+#[test]
+fn what_a_validator_has_locked_may_be_the_third_and_takes_its_place_in_the_row() {
+    let mut pool = pool(10);
+    let [first, second, third, fourth] = [1, 2, 3, 4].map(|salt| spend(&[1], salt));
+    admit(&mut pool, &first, 9).expect("admitted");
+    admit(&mut pool, &second, 9).expect("admitted");
+    assert_eq!(
+        pool.admit(Time(1), third.clone(), Amount(9), Backing::Lock),
+        Ok(Admission::New {
+            rivals: {
+                let mut rivals = vec![first.txid(), second.txid()];
+                rivals.sort_unstable();
+                rivals
+            },
+            evicted: vec![]
+        })
+    );
+    assert!(admit(&mut pool, &fourth, 9).is_err());
+    assert_eq!(pool.spenders(&coin(1)), [&first, &second, &third].map(|one| one.txid()));
+    pool.remove(&second.txid());
+    assert_eq!(pool.spenders(&coin(1)), [&first, &third].map(|one| one.txid()));
+    pool.remove(&first.txid());
+    assert_eq!(pool.spenders(&coin(1)), [third.txid()]);
+    pool.remove(&third.txid());
+    assert_eq!(pool.spenders(&coin(1)), []);
+    assert_eq!(pool.bytes(), 0);
 }
 
 #[test]
@@ -149,11 +177,15 @@ proptest! {
             if what == 0 {
                 let removed = pool.remove(&transaction.txid()).is_some();
                 prop_assert_eq!(removed, model.remove(&transaction.txid()).is_some());
-            } else if let Ok(Admission::New { evicted, .. }) = admit(&mut pool, &transaction, fee * 1_000) {
-                for victim in evicted {
-                    prop_assert!(model.remove(&victim).is_some());
+            } else {
+                let backing = if what == 3 { Backing::Lock } else { Backing::None };
+                let admission = pool.admit(Time(1), transaction.clone(), Amount(fee * 1_000), backing);
+                if let Ok(Admission::New { evicted, .. }) = admission {
+                    for victim in evicted {
+                        prop_assert!(model.remove(&victim).is_some());
+                    }
+                    model.insert(transaction.txid(), transaction);
                 }
-                model.insert(transaction.txid(), transaction);
             }
             prop_assert_eq!(pool.len(), model.len());
             prop_assert!(pool.len() <= 8);

@@ -275,7 +275,7 @@ const KINDS: &[Row] = &[
         &[list(1, "certificates", MAX_TXIDS_PER_REQUEST, PROOFS)],
     ),
     answer(5, "answer/proposal", MAX_MESSAGE_SIZE, PROPOSAL),
-    answer(REFUSED, "answer/refused", 1_024, &[]),
+    answer(6, "answer/refused", 1_024, &[]),
     answer(
         15,
         "answer/announcements",
@@ -292,8 +292,8 @@ const fn first_answer() -> usize {
     at
 }
 
-/// The field of an answer that says why there is none; it fits every request.
-const REFUSED: u64 = 6;
+/// Answers that fit every request: they say why there is no other.
+const REFUSALS: &[&str] = &["refused"];
 
 /// A type of message.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -367,9 +367,14 @@ impl Kind {
         self.row().rate
     }
 
+    /// The name without the channel: the same for a request and its answer.
+    fn subject(self) -> &'static str {
+        self.name().split_once('/').map_or(self.name(), |(_, subject)| subject)
+    }
+
     /// Whether this answer belongs to that request.
-    pub const fn answers(self, request: Self) -> bool {
-        self.row().field == REFUSED || self.row().field == request.row().field
+    pub fn answers(self, request: Self) -> bool {
+        REFUSALS.contains(&self.subject()) || self.subject() == request.subject()
     }
 
     /// The largest answer to this request.
@@ -394,7 +399,7 @@ impl Kind {
         let mut rest = start;
         let (field, wire) = tag(&mut rest).ok_or_else(|| malformed("it does not begin with a field"))?;
         let found = Self::all().find(|kind| kind.channel().is_like(channel) && kind.row().field == field);
-        let kind = found.filter(|_| wire == LENGTH).ok_or(DecodeError::UnknownKind {
+        let kind = found.ok_or(DecodeError::UnknownKind {
             what: channel.name(),
             field,
         })?;
@@ -405,7 +410,13 @@ impl Kind {
                 max: kind.max_bytes(),
             });
         }
-        let length = number(&mut rest).ok_or_else(|| malformed("the length of its content is missing"))?;
+        let value = number(&mut rest).ok_or_else(|| malformed("the length of its content is missing"))?;
+        // A number is its own content, everything else has its length before it.
+        let length = match wire {
+            NUMBER => 0,
+            LENGTH => value,
+            _ => return Err(malformed("its content is neither a number nor has a length")),
+        };
         let head = (start.len() - rest.len()) as u64;
         if head.checked_add(length) != Some(size as u64) {
             return Err(malformed("its content is not the rest of it"));
@@ -433,6 +444,8 @@ pub fn max_bytes(channel: Channel) -> usize {
     kinds.map(Kind::max_bytes).max().unwrap_or(0)
 }
 
+/// The wire type of a number.
+const NUMBER: u64 = 0;
 /// The wire type of a field with a length before it.
 const LENGTH: u64 = 2;
 
@@ -477,7 +490,7 @@ fn tag(rest: &mut &[u8]) -> Option<(u64, u64)> {
 /// What is in the next field; nothing for a number.
 fn content<'a>(rest: &mut &'a [u8], wire: u64) -> Option<&'a [u8]> {
     let length = match wire {
-        0 => return number(rest).map(|_| &[][..]),
+        NUMBER => return number(rest).map(|_| &[][..]),
         1 => 8,
         LENGTH => number(rest)?,
         5 => 4,
@@ -550,13 +563,11 @@ mod tests {
     #[test]
     fn every_type_that_is_defined_has_a_row_under_its_name_and_no_other() {
         let of = |kind: Kind| match kind.channel() {
-            Channel::Gossip(_) => ("Gossip", kind.row().field, kind.name()),
-            Channel::Request => ("Request", kind.row().field, kind.name()),
-            Channel::Answer => ("Response", kind.row().field, kind.name()),
+            Channel::Gossip(_) => ("Gossip", kind.row().field, kind.subject()),
+            Channel::Request => ("Request", kind.row().field, kind.subject()),
+            Channel::Answer => ("Response", kind.row().field, kind.subject()),
         };
         let rows: Vec<_> = Kind::all().map(of).collect();
-        let short = |name: &'static str| name.split_once('/').map_or(name, |(_, short)| short);
-        let rows: Vec<_> = rows.into_iter().map(|(m, f, name)| (m, f, short(name))).collect();
         assert_eq!(rows, defined());
         assert!(Kind::all().all(|kind| lists_inside(kind.row().lists) <= MAX_LISTS));
         assert!(Kind::all().all(|kind| kind.max_bytes() <= MAX_MESSAGE_SIZE));
@@ -604,11 +615,12 @@ mod tests {
 
     #[test]
     fn what_begins_wrong_is_named() {
-        let rows: [(&[u8], &str); 7] = [
+        let rows: [(&[u8], &str); 8] = [
             (&[], "gossip is missing"),
             (&[0xFF; 12], "does not begin with a field"),
             (&[0x72, 0], "unknown type 14"),
-            (&[0x08, 0], "unknown type 1"),
+            (&[0x09, 0], "neither a number nor has a length"),
+            (&[0x08, 0, 0], "its content is not the rest of it"),
             (&[0x0A], "the length of its content is missing"),
             (&[0x0A, 1, 0, 0], "its content is not the rest of it"),
             (&[0x0A, 0, 0x12, 0], "its content is not the rest of it"),
@@ -684,5 +696,9 @@ mod tests {
         assert_eq!(named("request/votes").max_answer(), MAX_MESSAGE_SIZE);
         assert!(Kind::GET_ANNOUNCEMENTS.max_answer() < 1_100_000);
         assert!(Kind::ANNOUNCEMENTS.answers(Kind::GET_ANNOUNCEMENTS));
+        for request in Kind::all().filter(|kind| kind.channel() == Channel::Request) {
+            let own = |kind: &Kind| kind.channel() == Channel::Answer && kind.subject() == request.subject();
+            assert_eq!(Kind::all().filter(own).count(), 1, "{request:?}");
+        }
     }
 }

@@ -3,7 +3,7 @@
 use super::{Dropped, Effects, Event, Replica, Reply, State, Ticket, Verdict};
 use crate::{
     ledger::{CheckedTransaction, Overlay, TransactionError, View, ViewError, apply::validate},
-    pool::{self, Admission, PoolError},
+    pool::{self, Admission, Backing, PoolError},
     primitives::{Amount, Coin, OutPoint, Time, TxId},
 };
 
@@ -93,7 +93,12 @@ impl Replica {
             let input = transaction.inputs()[0];
             return Ok(Err(TransactionError::UnknownInput(input).into()));
         }
-        let admission = match self.pool.admit(now, transaction.clone(), assessment.fee) {
+        let backing = if self.finality.is_backed(transaction) {
+            Backing::Lock
+        } else {
+            Backing::None
+        };
+        let admission = match self.pool.admit(now, transaction.clone(), assessment.fee, backing) {
             Ok(admission) => admission,
             Err(error) => return Ok(Err(error)),
         };
@@ -153,7 +158,8 @@ impl Replica {
         }
     }
 
-    /// A new epoch has begun: locks are forgotten, and what is pending and has its inputs may be voted on afresh.
+    /// A new epoch has begun, or this node: what is pending and has its inputs may be voted on, and what has not waits
+    /// for them.
     pub(super) fn revive_pending(&mut self, view: &dyn View) -> Result<(), ViewError> {
         let pending: Vec<TxId> = self.pool.oldest_after(None).map(|(_, txid)| txid).collect();
         for txid in pending {
@@ -162,7 +168,10 @@ impl Replica {
             };
             let mut ready = true;
             for outpoint in transaction.inputs() {
-                ready &= self.final_coins.contains_key(outpoint) || view.coin(outpoint)?.is_some();
+                if !self.final_coins.contains_key(outpoint) && view.coin(outpoint)?.is_none() {
+                    self.waiting.entry(outpoint.txid).or_default().insert(txid);
+                    ready = false;
+                }
             }
             if ready {
                 self.finality.set_ready(txid);

@@ -156,23 +156,19 @@ pub fn check_gossip(electorate: &Electorate, messages: &[impl AsRef<[u8]>]) -> V
         .map(|bytes| Gossip::decode(bytes.as_ref()).map_err(|e| MessageError::from(e).into()))
         .collect();
     // Transactions of all messages together, everything else together: two batches whatever came in.
-    let bodies: Vec<&Vec<u8>> = decoded
+    let lists: Vec<&[Vec<u8>]> = decoded
         .iter()
         .filter_map(|message| match message {
-            Ok(Gossip::Transactions(all)) => Some(all),
+            Ok(Gossip::Transactions(all)) => Some(all.as_slice()),
             _ => None,
         })
-        .flatten()
         .collect();
-    let mut bodies = check::check_all(&electorate.chain, &bodies).into_iter();
+    let mut lists = check::check_lists(&electorate.chain, &lists).into_iter();
     let mut statements = Statements::default();
     let decoded: Vec<Result<Message, InputError>> = decoded
         .into_iter()
         .map(|message| match message? {
-            Gossip::Transactions(all) => {
-                let checked: Vec<_> = bodies.by_ref().take(all.len()).collect();
-                Ok(Message::Transactions(checked.into_iter().collect::<Result<_, _>>()?))
-            }
+            Gossip::Transactions(_) => Ok(Message::Transactions(lists.next().transpose()?.unwrap_or_default())),
             other => statements.add(electorate, other),
         })
         .collect();
@@ -208,18 +204,17 @@ impl Statements {
     /// Turns those whose signatures are wrong into errors. The spans belong, in order, to the good messages that are
     /// not transactions.
     fn judge(self, mut messages: Vec<Result<Message, InputError>>) -> Vec<Result<Message, InputError>> {
-        let verdicts = self.batch.verify();
-        let mut start = 0;
-        let mut spans = self.spans.into_iter();
+        let lengths: Vec<usize> = self.spans.iter().map(|(length, _)| *length).collect();
+        let wrong = self.batch.verify_parts(&lengths);
+        let mut spans = self.spans.into_iter().zip(wrong);
         for message in &mut messages {
             if matches!(message, Err(_) | Ok(Message::Transactions(_))) {
                 continue;
             }
-            let Some((length, name)) = spans.next() else { break };
-            if !verdicts[start..start + length].iter().all(|valid| *valid) {
+            let Some(((_, name), wrong)) = spans.next() else { break };
+            if wrong.is_some() {
                 *message = Err(MessageError::Signature(name).into());
             }
-            start += length;
         }
         messages
     }
@@ -238,9 +233,10 @@ pub fn check_response(electorate: &Electorate, bytes: &[u8]) -> Result<Answer, I
             }
         }
         Response::Transactions(all) => Answer::Transactions(
-            check::check_all(&electorate.chain, &all)
-                .into_iter()
-                .collect::<Result<Vec<_>, _>>()?,
+            check::check_lists(&electorate.chain, &[&all])
+                .pop()
+                .transpose()?
+                .unwrap_or_default(),
         ),
         Response::Votes(batches) => {
             let all: Vec<Gossip> = batches.iter().cloned().map(Gossip::Votes).collect();

@@ -6,8 +6,8 @@ use crate::{
     epoch::Seals,
     finality::Finality,
     ledger::{CheckedTransaction, Commitment, View, ViewError, check},
-    pool::{self, Pool},
-    primitives::{Amount, BlockCertificate, Certificate, Epoch, EpochSeal, Height, Time, TxId, VoteBatch},
+    pool::{self, Backing, Pool},
+    primitives::{Amount, BlockCertificate, Certificate, Epoch, EpochSeal, Height, Time, Transaction, TxId, VoteBatch},
     sync::BlockSync,
 };
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
@@ -108,15 +108,11 @@ impl Replica {
         effects: &mut Effects,
     ) -> Result<(), OpenError> {
         let epoch = self.finality.epoch();
-        let mut bodies = BTreeMap::new();
+        let mut bodies = Vec::new();
         let mut silent: Option<Epoch> = None;
         for record in records {
             match record {
-                SafetyRecord::Transaction(bytes) => {
-                    let body = check::check(&self.setup.electorate.chain, &bytes)
-                        .map_err(|error| OpenError::Record(format!("a remembered transaction: {error}")))?;
-                    bodies.insert(body.txid(), body);
-                }
+                SafetyRecord::Transaction(bytes) => bodies.push(bytes),
                 SafetyRecord::Votes(VoteBatch { epoch: of, .. })
                 | SafetyRecord::Seen(VoteBatch { epoch: of, .. })
                 | SafetyRecord::Certificate(Certificate { epoch: of, .. })
@@ -146,6 +142,7 @@ impl Replica {
             }
         }
         self.silence = silent.filter(|until| *until >= epoch).map(Silence::LostLog);
+        let bodies = self.open_bodies(view, bodies)?;
         self.readmit(now, view, bodies)?;
         self.restore_votes(now, view, effects)?;
         self.revive_pending(view)?;
@@ -223,27 +220,41 @@ impl Replica {
         Ok(())
     }
 
-    /// Puts remembered transactions back into the pool, parents first. What is settled is left out; what has an input
-    /// that is not known here (yet) is kept aside.
-    fn readmit(
-        &mut self,
-        now: Time,
-        view: &dyn View,
-        bodies: BTreeMap<TxId, CheckedTransaction>,
-    ) -> Result<(), OpenError> {
-        let mut open = Vec::new();
-        for (txid, body) in bodies {
-            if view.location(&txid)?.is_none() && view.rejected(&txid)?.is_none() && !is_dead(view, &body)? {
-                open.push(body);
+    /// Remembered transactions that are not settled, in the order of their txids. A log holds many that are, so their
+    /// signatures are not even looked at.
+    fn open_bodies(&self, view: &dyn View, records: Vec<Vec<u8>>) -> Result<Vec<CheckedTransaction>, OpenError> {
+        let chain = &self.setup.electorate.chain;
+        let wrong = |error: String| OpenError::Record(format!("a remembered transaction: {error}"));
+        let mut open = BTreeMap::new();
+        for bytes in records {
+            let txid = Transaction::decode(chain, &bytes)
+                .map_err(|error| wrong(error.to_string()))?
+                .txid();
+            if view.location(&txid)?.is_none() && view.rejected(&txid)?.is_none() {
+                open.insert(txid, bytes);
             }
         }
+        let open: Vec<Vec<u8>> = open.into_values().collect();
+        let mut bodies = Vec::with_capacity(open.len());
+        for body in check::check_all(chain, &open) {
+            let body = body.map_err(|error| wrong(error.to_string()))?;
+            if !is_dead(view, &body)? {
+                bodies.push(body);
+            }
+        }
+        Ok(bodies)
+    }
+
+    /// Puts remembered transactions back into the pool, parents first. What has an input that is not known here (yet) is
+    /// kept aside.
+    fn readmit(&mut self, now: Time, view: &dyn View, mut open: Vec<CheckedTransaction>) -> Result<(), OpenError> {
         loop {
             let before = open.len();
             let mut left = Vec::new();
             for body in open {
                 match self.restored_fee(view, &body)? {
                     // It was admitted before, and limits have not shrunk; were they to have, the lock still counts.
-                    Some(fee) if self.pool.admit(now, body.clone(), fee).is_ok() => {
+                    Some(fee) if self.pool.admit(now, body.clone(), fee, Backing::Lock).is_ok() => {
                         let rate = pool::rate_milli(fee, body.bytes().len());
                         self.finality.on_transaction(now, &body, rate, false);
                         self.payments.admit(body);

@@ -19,7 +19,7 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tonic::Code;
 
 /// What is offered.
@@ -79,6 +79,8 @@ pub(super) struct Figures {
     /// Until the last payment was in a block.
     pub(super) committed_seconds: f64,
     pub(super) lines: Vec<Line>,
+    /// Latencies by the second in which the payment was due.
+    pub(super) by_second: Vec<Histogram<u64>>,
     /// CPU of this process from the first payment due to the last one final.
     pub(super) cpu_seconds: Option<f64>,
 }
@@ -106,7 +108,7 @@ struct Engine<'a> {
     /// Coins whose payments follow one another to the same node.
     group: usize,
     next_lane: usize,
-    /// Sent, and not seen in a block: number, and whether final.
+    /// Due, and not seen in a block: number, and whether final.
     open: HashMap<TxId, (u64, bool)>,
     in_flight: u64,
     retries: VecDeque<(Instant, u64)>,
@@ -137,7 +139,12 @@ impl Interval {
     }
 }
 
-pub(super) async fn run(target: &Target, plan: &Plan, signing: Signing) -> anyhow::Result<Figures> {
+pub(super) async fn run(
+    target: &Target,
+    plan: &Plan,
+    signing: Signing,
+    started: Option<oneshot::Sender<Instant>>,
+) -> anyhow::Result<Figures> {
     let mut lanes = Lanes::open(&target.clients);
     let mut up = vec![false; target.clients.len()];
     while !up.iter().all(|up| *up) {
@@ -150,6 +157,10 @@ pub(super) async fn run(target: &Target, plan: &Plan, signing: Signing) -> anyho
         }
     }
     let start = Instant::now() + LEAD;
+    if let Some(started) = started {
+        // Whoever asked may have lost interest.
+        let _ = started.send(start);
+    }
     let (sender, mut due) = mpsc::unbounded_channel();
     let (rate, total) = (plan.rate, plan.total);
     let scheduler = thread::spawn(move || schedule(start, rate, total, signing.into_payments(), &sender));
@@ -222,6 +233,7 @@ impl<'a> Engine<'a> {
                 final_seconds: 0.0,
                 committed_seconds: 0.0,
                 lines: vec![],
+                by_second: vec![new_histogram(); (plan.total as f64 / plan.rate).ceil() as usize],
                 cpu_seconds: None,
             },
         }
@@ -269,8 +281,10 @@ impl<'a> Engine<'a> {
         for (number, payment) in batch {
             self.figures.offered += 1;
             self.interval.offered += 1;
+            self.open.insert(payment.txid, (number, false));
             let slot = self.slot_of(number);
             if self.slots[slot].dead {
+                self.open.remove(&payment.txid);
                 self.figures.skipped += 1;
             } else if self.slots[slot].current.is_some() || !self.slots[slot].waiting.is_empty() {
                 self.figures.late += 1;
@@ -309,7 +323,6 @@ impl<'a> Engine<'a> {
             timeout_ms: ANSWER_MS,
             want_receipt: false,
         });
-        self.open.entry(payment.txid).or_insert((number, false));
         let slot = self.slot_of(number);
         self.slots[slot].current = Some((number, payment, lane));
     }
@@ -328,8 +341,11 @@ impl<'a> Engine<'a> {
     fn on_lane(&mut self, lane: usize, event: LaneEvent) {
         match event {
             LaneEvent::Up => {
+                // What was meant for this lane while it was down has not been sent.
+                self.up[lane] = false;
+                let lost = self.unsent();
                 self.up[lane] = true;
-                self.adopt();
+                self.send_again(lost);
             }
             LaneEvent::Replies(replies) => {
                 let now = Instant::now();
@@ -339,24 +355,25 @@ impl<'a> Engine<'a> {
             }
             LaneEvent::Down(_) => {
                 self.up[lane] = false;
-                self.adopt();
+                if self.up.contains(&true) {
+                    let lost = self.unsent();
+                    self.send_again(lost);
+                }
             }
         }
     }
 
+    /// Coins whose payments were given to lanes that are down.
+    fn unsent(&self) -> Vec<usize> {
+        let is_unsent = |slot: &Slot| slot.current.as_ref().is_some_and(|(_, _, lane)| !self.up[*lane]);
+        (0..self.slots.len())
+            .filter(|slot| is_unsent(&self.slots[*slot]))
+            .collect()
+    }
+
     /// Gives what broken lanes have not answered to others: the same bytes, so nothing is paid twice.
-    fn adopt(&mut self) {
-        if !self.up.contains(&true) {
-            return;
-        }
-        for slot in 0..self.slots.len() {
-            let orphaned = self.slots[slot]
-                .current
-                .as_ref()
-                .is_some_and(|(_, _, lane)| !self.up[*lane]);
-            if !orphaned {
-                continue;
-            }
+    fn send_again(&mut self, slots: Vec<usize>) {
+        for slot in slots {
             if let Some((number, payment, _)) = self.slots[slot].current.take() {
                 *self.figures.retried.entry("CONNECTION_LOST".to_owned()).or_default() += 1;
                 let lane = self.pick_lane();
@@ -410,6 +427,13 @@ impl<'a> Engine<'a> {
         let latency = micros(now.saturating_duration_since(self.due_at(number)));
         self.figures.to_final.saturating_record(latency);
         self.interval.latency.saturating_record(latency);
+        if let Some(second) = self
+            .figures
+            .by_second
+            .get_mut((number as f64 / self.plan.rate) as usize)
+        {
+            second.saturating_record(latency);
+        }
         self.figures.final_seconds = now.saturating_duration_since(self.start).as_secs_f64();
         // Absent: a block had it before we were told.
         if let Some((_, is_final)) = self.open.get_mut(&payment.txid) {
@@ -429,8 +453,11 @@ impl<'a> Engine<'a> {
         self.interval.refused += 1;
         let entry = self.figures.refused.entry(reason.to_owned());
         entry.or_insert_with(|| (0, message.to_owned())).0 += 1;
-        let skipped = self.slots[slot].waiting.len() as u64;
-        self.slots[slot].waiting.clear();
+        let waiting = std::mem::take(&mut self.slots[slot].waiting);
+        let skipped = waiting.len() as u64;
+        for (_, payment) in waiting {
+            self.open.remove(&payment.txid);
+        }
         self.slots[slot].dead = true;
         self.figures.skipped += skipped;
         self.in_flight -= 1 + skipped;

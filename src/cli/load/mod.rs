@@ -25,24 +25,19 @@ use crate::{
     wallet::Wallet,
 };
 use anyhow::{Context as _, ensure};
-use std::{path::PathBuf, time::Duration};
+use serde::Deserialize;
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+use tokio::sync::oneshot;
 
 #[derive(clap::Args, Clone)]
 pub(super) struct Args {
     #[command(flatten)]
     nodes: Nodes,
-    /// Payments a second.
-    #[arg(long, default_value_t = 100.0, value_parser = positive)]
-    rate: f64,
-    /// For how many seconds.
-    #[arg(long, default_value_t = 10.0, value_parser = positive, value_name = "SECONDS")]
-    duration: f64,
-    /// Keys that pay; each signs with its own.
-    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    payers: u32,
-    /// Coins that the payers spend in turn; without it, enough for two seconds, and at least one a payer.
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
-    coins: Option<u32>,
+    #[command(flatten)]
+    offer: Offer,
     /// Wallet that the payers' coins are taken from.
     #[arg(
         long = "wallet",
@@ -51,9 +46,6 @@ pub(super) struct Args {
         value_name = "FILE"
     )]
     wallet: PathBuf,
-    /// After the load, wait for blocks at most so long.
-    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
-    drain: u64,
     /// Instead of a load: so many pairs of payments that want the same coin, sent to two nodes at the same moment, at
     /// `--rate` pairs a second; checks that never both are final and that all nodes agree.
     #[arg(long, value_name = "PAIRS")]
@@ -61,9 +53,43 @@ pub(super) struct Args {
     /// Write figures and conditions to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+}
+
+/// What is offered.
+#[derive(clap::Args, Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Offer {
+    /// Payments a second.
+    #[arg(long, default_value_t = 100.0, value_parser = positive)]
+    pub(super) rate: f64,
+    /// For how many seconds.
+    #[arg(long, default_value_t = 10.0, value_parser = positive, value_name = "SECONDS")]
+    pub(super) duration: f64,
+    /// Keys that pay; each signs with its own.
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(super) payers: u32,
+    /// Coins that the payers spend in turn; without it, enough for two seconds, and at least one a payer.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub(super) coins: Option<u32>,
+    /// After the load, wait for blocks at most so long.
+    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+    pub(super) drain: u64,
     /// Print the lines of each second as comma-separated values.
     #[arg(long)]
-    csv: bool,
+    pub(super) csv: bool,
+}
+
+impl Default for Offer {
+    fn default() -> Self {
+        Self {
+            rate: 100.0,
+            duration: 10.0,
+            payers: 1_000,
+            coins: None,
+            drain: 60,
+            csv: false,
+        }
+    }
 }
 
 fn positive(text: &str) -> Result<f64, String> {
@@ -128,15 +154,34 @@ async fn drive(args: &Args) -> anyhow::Result<()> {
     let wallet = Wallet::open(&args.wallet).context("the wallet that the payers' coins come from")?;
     let target = Target::connect(&args.nodes.addresses).await?;
     if let Some(pairs) = args.conflicts {
-        return conflicts::run(&target, &wallet, pairs, args.rate, args.json.as_deref()).await;
+        return conflicts::run(&target, &wallet, pairs, args.offer.rate, args.json.as_deref()).await;
     }
-    let total = (args.rate * args.duration).ceil() as u64;
-    let coins = args.coins.unwrap_or((args.rate * 2.0).ceil() as u32).max(args.payers);
+    let report = measure(&target, &wallet, &args.offer, None).await?;
+    report.print()?;
+    if let Some(path) = &args.json {
+        let text = serde_json::to_string_pretty(&report)?;
+        std::fs::write(path, text).with_context(|| format!("{} cannot be written", path.display()))?;
+    }
+    report.verdict()
+}
+
+/// Offers a load and measures it. `started` is told when the first payment is due.
+pub(super) async fn measure(
+    target: &Target,
+    wallet: &Wallet,
+    offer: &Offer,
+    started: Option<oneshot::Sender<Instant>>,
+) -> anyhow::Result<report::Report> {
+    let total = (offer.rate * offer.duration).ceil() as u64;
+    let coins = offer
+        .coins
+        .unwrap_or((offer.rate * 2.0).ceil() as u32)
+        .max(offer.payers);
     let coins = usize::try_from(total.min(coins.into()))?;
-    let payers = payers::Payers::new(args.payers as usize);
-    say!("funding {coins} coins of {} payers", args.payers)?;
-    let funded = payers::fund(&target, &wallet, &payers, coins).await?;
-    let signing = payers::sign_ahead(&target, payers, funded, total);
+    let payers = payers::Payers::new(offer.payers as usize);
+    say!("funding {coins} coins of {} payers", offer.payers)?;
+    let funded = payers::fund(target, wallet, &payers, coins).await?;
+    let signing = payers::sign_ahead(target, payers, funded, total);
     let signed = signing.wait().await;
     say!(
         "signed {} payments beforehand in {:.1} s",
@@ -144,18 +189,12 @@ async fn drive(args: &Args) -> anyhow::Result<()> {
         signed.seconds
     )?;
     let plan = engine::Plan {
-        rate: args.rate,
+        rate: offer.rate,
         total,
         coins,
-        drain: Duration::from_secs(args.drain),
-        csv: args.csv,
+        drain: Duration::from_secs(offer.drain),
+        csv: offer.csv,
     };
-    let figures = engine::run(&target, &plan, signing).await?;
-    let report = report::Report::new(&target, args, &figures, &signed);
-    report.print()?;
-    if let Some(path) = &args.json {
-        let text = serde_json::to_string_pretty(&report)?;
-        std::fs::write(path, text).with_context(|| format!("{} cannot be written", path.display()))?;
-    }
-    report.verdict()
+    let figures = engine::run(target, &plan, signing, started).await?;
+    Ok(report::Report::new(target, offer, figures, &signed))
 }

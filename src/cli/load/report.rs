@@ -1,6 +1,6 @@
 //! What is printed, and what is written to a file.
 
-use super::{Args, Target, conditions::Conditions, engine::Figures, payers::Signed};
+use super::{Offer, Target, conditions::Conditions, engine::Figures, payers::Signed};
 use crate::cli::say;
 use hdrhistogram::Histogram;
 use serde::Serialize;
@@ -70,7 +70,7 @@ impl Line {
 pub(in crate::cli) struct Percentiles {
     p50_ms: f64,
     p90_ms: f64,
-    p99_ms: f64,
+    pub(in crate::cli) p99_ms: f64,
     p999_ms: f64,
     max_ms: f64,
     mean_ms: f64,
@@ -99,7 +99,7 @@ impl Percentiles {
 
 /// Everything about one load.
 #[derive(Serialize)]
-pub(super) struct Report {
+pub(in crate::cli) struct Report {
     rate: f64,
     duration_seconds: f64,
     payers: u32,
@@ -124,16 +124,19 @@ pub(super) struct Report {
     generator_cpu_micros_per_payment: Option<f64>,
     conditions: Conditions,
     lines: Vec<Line>,
+    /// Submit→final of the payments that were due in each second.
+    #[serde(skip)]
+    by_second: Vec<Histogram<u64>>,
 }
 
 impl Report {
-    pub(super) fn new(target: &Target, args: &Args, figures: &Figures, signed: &Signed) -> Self {
+    pub(super) fn new(target: &Target, offer: &Offer, figures: Figures, signed: &Signed) -> Self {
         let refused: u64 = figures.refused.values().map(|(count, _)| count).sum();
         let per_second = |count: u64, seconds: f64| count as f64 / seconds.max(f64::MIN_POSITIVE);
         Self {
-            rate: args.rate,
-            duration_seconds: args.duration,
-            payers: args.payers,
+            rate: offer.rate,
+            duration_seconds: offer.duration,
+            payers: offer.payers,
             offered: figures.offered,
             accepted: figures.offered - refused - figures.skipped + figures.unfinished,
             finals: figures.finals,
@@ -160,18 +163,19 @@ impl Report {
                 .iter()
                 .map(|(key, (_, text))| (key.clone(), text.clone()))
                 .collect(),
-            retried: figures.retried.clone(),
+            retried: figures.retried,
             signed_beforehand: signed.payments,
             signing_seconds: signed.seconds,
             generator_cpu_micros_per_payment: figures
                 .cpu_seconds
                 .map(|seconds| seconds * 1e6 / figures.offered.max(1) as f64),
             conditions: Conditions::of(target),
-            lines: figures.lines.clone(),
+            lines: figures.lines,
+            by_second: figures.by_second,
         }
     }
 
-    pub(super) fn print(&self) -> std::io::Result<()> {
+    pub(in crate::cli) fn print(&self) -> std::io::Result<()> {
         say!()?;
         say!("offered    {:>9}  {:>10.1} /s", self.offered, self.offered_per_second)?;
         say!("accepted   {:>9}", self.accepted)?;
@@ -226,8 +230,19 @@ impl Report {
         )
     }
 
+    /// Submit→final of the payments that were due in seconds (counted from 0) of which `counts` is true.
+    pub(in crate::cli) fn to_final_in(&self, counts: impl Fn(usize) -> bool) -> Percentiles {
+        let mut sum = new_histogram();
+        for (second, histogram) in self.by_second.iter().enumerate() {
+            if counts(second) {
+                sum.add(histogram).expect("both have the same bounds");
+            }
+        }
+        Percentiles::of(&sum)
+    }
+
     /// Nothing that was final may be missing from the blocks, and everything offered should be final.
-    pub(super) fn verdict(&self) -> anyhow::Result<()> {
+    pub(in crate::cli) fn verdict(&self) -> anyhow::Result<()> {
         anyhow::ensure!(
             self.lost.is_empty(),
             "{} final payments are in no block, the first is {}",

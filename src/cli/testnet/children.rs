@@ -3,7 +3,7 @@
 //! Each child holds the reading end of a pipe whose writing end is ours. It stops when the pipe closes: when we say so,
 //! and also when we are gone, however we went.
 
-use super::layout::Layout;
+use super::layout::{Layout, NodeFiles};
 use anyhow::{Context as _, bail};
 use std::{
     fs,
@@ -20,74 +20,114 @@ const STOP_WITHIN: Duration = Duration::from_secs(5);
 const TAIL: u64 = 2_000;
 
 pub(super) struct Children {
-    children: Vec<(Child, PathBuf)>,
+    program: PathBuf,
+    filter: String,
+    children: Vec<Slot>,
+}
+
+/// One validator: `None` while it is down on purpose.
+struct Slot {
+    child: Option<Child>,
+    config: PathBuf,
+    log: PathBuf,
 }
 
 impl Children {
     /// Starts a process for each validator.
     pub(super) fn start(layout: &Layout, filter: &str) -> anyhow::Result<Self> {
-        let program = std::env::current_exe().context("this program's own file is not known")?;
-        let mut children = Vec::new();
-        for node in &layout.nodes {
-            let log = fs::OpenOptions::new()
-                .create(true)
-                .append(true)
-                .open(node.log())
-                .with_context(|| format!("{} cannot be written", node.log().display()))?;
-            let mut command = Command::new(&program);
-            // Settings meant for us are not meant for them.
-            for (name, _) in std::env::vars_os() {
-                if name.to_string_lossy().starts_with("TIMECOIN_") {
-                    command.env_remove(name);
-                }
-            }
-            let child = command
-                .arg("node")
-                .arg("--config")
-                .arg(node.config())
-                .arg("--stop-with-parent")
-                .arg("--log")
-                .arg(filter)
-                .stdin(Stdio::piped())
-                .stdout(log.try_clone()?)
-                .stderr(log)
-                .kill_on_drop(true)
-                .spawn()
-                .with_context(|| format!("{} cannot be started", program.display()))?;
-            children.push((child, node.log()));
+        let slot = |node: &NodeFiles| Slot {
+            child: None,
+            config: node.config(),
+            log: node.log(),
+        };
+        let mut children = Self {
+            program: std::env::current_exe().context("this program's own file is not known")?,
+            filter: filter.to_owned(),
+            children: layout.nodes.iter().map(slot).collect(),
+        };
+        for number in 0..layout.nodes.len() {
+            children.run(number)?;
         }
-        Ok(Self { children })
+        Ok(children)
+    }
+
+    /// Starts the process of one validator, which is down.
+    pub(super) fn run(&mut self, number: usize) -> anyhow::Result<()> {
+        let slot = &mut self.children[number];
+        let log = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&slot.log)
+            .with_context(|| format!("{} cannot be written", slot.log.display()))?;
+        let mut command = Command::new(&self.program);
+        // Settings meant for us are not meant for them.
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("TIMECOIN_") {
+                command.env_remove(name);
+            }
+        }
+        let child = command
+            .arg("node")
+            .arg("--config")
+            .arg(&slot.config)
+            .arg("--stop-with-parent")
+            .arg("--log")
+            .arg(&self.filter)
+            .stdin(Stdio::piped())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("{} cannot be started", self.program.display()))?;
+        slot.child = Some(child);
+        Ok(())
+    }
+
+    /// Kills one validator with SIGKILL: it can do nothing about it.
+    pub(super) async fn kill(&mut self, number: usize) -> anyhow::Result<()> {
+        if let Some(mut child) = self.children[number].child.take() {
+            child
+                .kill()
+                .await
+                .with_context(|| format!("validator {number} cannot be killed"))?;
+        }
+        Ok(())
     }
 
     /// An error when a process has ended by itself, with the end of its log.
     pub(super) fn check(&mut self) -> anyhow::Result<()> {
-        for (number, (child, log)) in self.children.iter_mut().enumerate() {
+        for (number, slot) in self.children.iter_mut().enumerate() {
+            let Some(child) = &mut slot.child else { continue };
             if let Some(status) = child.try_wait()? {
                 bail!(
                     "validator {number} has ended ({status}); the end of {}:\n{}",
-                    log.display(),
-                    tail(log)
+                    slot.log.display(),
+                    tail(&slot.log)
                 );
             }
         }
         Ok(())
     }
 
-    /// Process ids.
+    /// Process ids; `None` for what is down.
     pub(super) fn pids(&self) -> Vec<Option<u32>> {
-        self.children.iter().map(|(child, _)| child.id()).collect()
+        self.children
+            .iter()
+            .map(|slot| slot.child.as_ref().and_then(Child::id))
+            .collect()
     }
 
     /// Stops all and waits for them. An error when one had to be killed or did not end well.
     pub(super) async fn stop(mut self) -> anyhow::Result<()> {
-        for (child, _) in &mut self.children {
-            drop(child.stdin.take());
+        for slot in &mut self.children {
+            drop(slot.child.as_mut().and_then(|child| child.stdin.take()));
         }
         let mut failed = Vec::new();
-        for (number, (child, log)) in self.children.iter_mut().enumerate() {
+        for (number, slot) in self.children.iter_mut().enumerate() {
+            let Some(child) = &mut slot.child else { continue };
             match tokio::time::timeout(STOP_WITHIN, child.wait()).await {
                 Ok(Ok(status)) if status.success() => {}
-                Ok(Ok(status)) => failed.push(format!("validator {number} ended with {status}:\n{}", tail(log))),
+                Ok(Ok(status)) => failed.push(format!("validator {number} ended with {status}:\n{}", tail(&slot.log))),
                 Ok(Err(error)) => failed.push(format!("validator {number}: {error}")),
                 Err(_) => {
                     child

@@ -6,11 +6,13 @@
 //! | `children.rs` | the validators as processes: started, watched, stopped |
 //! | `screen.rs` | the table |
 //! | `pay.rs` | payments, and what must be true of them |
+//! | `trial/` | payments while validators die and strangers attack, and a verdict |
 
 mod children;
 mod layout;
 mod pay;
 mod screen;
+mod trial;
 
 use super::say;
 use anyhow::{Context as _, bail};
@@ -21,8 +23,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// What validators log unless told otherwise.
+const LOG: &str = "info,libp2p_gossipsub=error";
+
 #[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(super) struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// How many validators.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=32))]
     validators: u32,
@@ -41,8 +49,14 @@ pub(super) struct Args {
     #[arg(long, value_name = "SECONDS")]
     duration: Option<u64>,
     /// What the validators log, in the language of `RUST_LOG`.
-    #[arg(long, default_value = "info,libp2p_gossipsub=error", value_name = "FILTER")]
+    #[arg(long, default_value = LOG, value_name = "FILTER")]
     log: String,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    /// Put a network of its own through trouble, under load, as a manifest says, and judge. The exit code is the verdict.
+    Trial(trial::Args),
 }
 
 /// How long all validators may take to be ready.
@@ -51,6 +65,9 @@ const READY_WITHIN: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(100);
 
 pub(super) async fn run(args: Args) -> anyhow::Result<()> {
+    if let Some(Command::Trial(args)) = args.command {
+        return trial::run(args).await;
+    }
     let temporary = args.dir.is_none();
     let dir = match &args.dir {
         Some(dir) => dir.clone(),

@@ -22,6 +22,8 @@ use std::{
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Payments under way at a time.
 const AT_A_TIME: usize = 16;
+/// Coins of the faucet that may be too small to pay with, at most.
+const SMALL_COINS: usize = 1_000;
 /// Between two looks at a node.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -95,7 +97,10 @@ async fn prepare(
 ) -> anyhow::Result<Vec<(TxId, Vec<u8>)>> {
     let chain = genesis.chain_id();
     let own = wallet.keys().first().context("the faucet has no key")?.lock;
-    let coins = client.coins(&own, count).await?;
+    // Some may be change that is too small to pay with.
+    let mut coins = client.coins(&own, 2 * count + SMALL_COINS).await?;
+    coins.retain(|coin| coin.value.0 >= 2 * UNITS_PER_TIME);
+    coins.truncate(count);
     ensure!(
         coins.len() == count,
         "the faucet has {} coins left, {count} are needed",

@@ -34,7 +34,8 @@ impl Task {
             .map(|address| split_identity(address).0)
             .filter(|address| is_reachable(address, loopback))
             .collect();
-        if info.protocols.contains(&self.kad_protocol) {
+        // Kademlia dials by itself whom it hears of, as soon as it knows anybody at all.
+        if self.target_peers > 0 && info.protocols.contains(&self.kad_protocol) {
             // Only the latest: whoever lists others each time must not make the table grow.
             self.swarm.behaviour_mut().discovery.remove_peer(&peer);
             for address in &addresses {

@@ -56,7 +56,7 @@ impl Bench {
             roster: Arc::new(roster),
             electorate: Electorate::new(genesis.chain_id(), 100, Arc::new(genesis.validators)),
             jobs: Arc::new(Jobs::new(max, 1 << 20)),
-            inbox: Arc::new(Inbox::new(100)),
+            inbox: Arc::new(Inbox::new(1_000)),
             commands: network.commands.clone(),
             blocks,
             meters: Prepared::new().expect("meters").meters,
@@ -106,8 +106,9 @@ impl Bench {
     }
 
     fn raw(&self, number: u64, topic: Topic, payload: Vec<u8>) -> Job {
+        // Everything from another peer: one that lies is not listened to further.
         Job::Gossip {
-            from: network::PeerId(1),
+            from: network::PeerId(number),
             id: network::GossipId(number),
             topic,
             payload: payload.into(),
@@ -180,6 +181,38 @@ async fn right_and_wrong_are_told_apart_within_one_batch() {
         (3, 3)
     );
     assert_eq!(bench.checker.meters.faults_hostile.get(), 3);
+}
+
+#[tokio::test]
+async fn who_lies_once_is_not_listened_to_further() {
+    let bench = Bench::new(1_000).await;
+    let good = |number| Gossip::Transactions(vec![bench.payment(number)]);
+    let mut lie = bench.payment(1);
+    let end = lie.len() - 1;
+    lie[end] ^= 1;
+    let from = |peer: u64, number: u64| Job::Gossip {
+        from: network::PeerId(peer),
+        id: network::GossipId(number),
+        topic: Topic::Transactions,
+        payload: good(number as u32).encode().into(),
+    };
+    // More than one thread takes at a time: the lie, and later what the same peer said after it.
+    let jobs: Vec<Job> = std::iter::once(bench.gossip(1, &Gossip::Transactions(vec![lie])))
+        .chain((2..=MAX_JOBS as u64).map(|number| from(2, number)))
+        .chain((1_000..1_010).map(|number| from(1, number)))
+        .chain((2_000..2_003).map(|number| from(2, number)))
+        .collect();
+    assert!(bench.checker.jobs.offer(jobs).is_empty());
+    let bytes = bench.checker.jobs.lock().bulk.bytes;
+    assert!(bytes > 0);
+    let heard: Vec<Item> = bench.check();
+    assert_eq!(
+        heard.len(),
+        MAX_JOBS - 1 + 3,
+        "all of the other peer, nothing of the liar"
+    );
+    assert_eq!(bench.checker.meters.check_refused.get(), 11);
+    assert_eq!(bench.checker.jobs.lock().bulk.bytes, 0);
 }
 
 #[tokio::test]

@@ -41,7 +41,7 @@ const HELP: &[(&str, &str)] = &[
     ),
     (
         "network.target_peers",
-        "Connections that this node wants to have opened itself: while there are fewer, it dials peers that it knows or hears of; 0 to dial only bootstrap peers and validators.",
+        "Connections that this node wants to have opened itself: while there are fewer, it dials peers that it knows or hears of; 0 to dial only bootstrap peers and validators, and to tell others of nobody.",
     ),
     (
         "network.discovery_interval_ms",

@@ -9,6 +9,7 @@ use super::{
     fault::Fault,
     hash::{BlockId, ChainId, TxId},
     keys::{Signature, SignatureBatch},
+    kinds::{self, Channel, Topic},
     limits::{
         MAX_BLOCK_REJECTIONS, MAX_BLOCK_TRANSACTIONS, MAX_BLOCKS_PER_REQUEST, MAX_TRANSACTION_BYTES_PER_MESSAGE,
         MAX_TRANSACTIONS_PER_MESSAGE, MAX_TXIDS_PER_REQUEST, MAX_VALIDATORS, MAX_VOTE_BATCHES_PER_REQUEST,
@@ -308,6 +309,7 @@ impl Gossip {
     /// Back from [`Gossip::encode`].
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         use proto::gossip::Kind;
+        kinds::Kind::check(Channel::Gossip(Topic::Consensus), bytes)?;
         let message: proto::Gossip = wire::decode("gossip", bytes)?;
         Ok(match wire::required("gossip kind", message.kind)? {
             Kind::Transactions(transactions) => Self::Transactions(checked_transactions(transactions.transactions)?),
@@ -325,6 +327,7 @@ impl Gossip {
                     sequences: status.sequences,
                 })
             }
+            Kind::Announcement(_) => return Err(not_for_the_replica("announcement")),
         })
     }
 
@@ -374,6 +377,14 @@ impl Gossip {
             }
             Self::Proposal(proposal) => proposal.queue_signatures(electorate, batch),
         }
+    }
+}
+
+/// [`crate::primitives::Announcement`]s concern whoever keeps connections, and are read there.
+fn not_for_the_replica(what: &'static str) -> DecodeError {
+    DecodeError::Malformed {
+        what,
+        reason: "it has no place here".to_owned(),
     }
 }
 
@@ -485,6 +496,7 @@ impl Request {
     /// Back from [`Request::encode`].
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         use proto::request::Kind;
+        kinds::Kind::check(Channel::Request, bytes)?;
         let message: proto::Request = wire::decode("request", bytes)?;
         let txids = |bytes: &[u8]| {
             let txids = txids_from_bytes("requested txids", bytes, MAX_TXIDS_PER_REQUEST)?;
@@ -524,6 +536,7 @@ impl Request {
                 height: Height(get.height),
                 block: BlockId(wire::array("requested block id", &get.block_id)?),
             },
+            Kind::Announcements(_) => return Err(not_for_the_replica("request for announcements")),
         })
     }
 }
@@ -580,6 +593,7 @@ impl Response {
     /// Back from [`Response::encode`].
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         use proto::response::Kind;
+        kinds::Kind::check(Channel::Answer, bytes)?;
         let message: proto::Response = wire::decode("response", bytes)?;
         Ok(match wire::required("response kind", message.kind)? {
             Kind::Blocks(blocks) => {
@@ -628,6 +642,7 @@ impl Response {
                 wire::count("bytes of a reason", reason.len(), 0, MAX_REASON)?;
                 Self::Refused(reason)
             }
+            Kind::Announcements(_) => return Err(not_for_the_replica("answer with announcements")),
         })
     }
 }

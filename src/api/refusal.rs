@@ -207,6 +207,18 @@ pub(super) fn decode_rule(error: &DecodeError) -> (&'static str, Values) {
                 ("max", max.to_string()),
             ],
         ),
+        DecodeError::TooLarge { what, bytes, max } => (
+            "TOO_LARGE",
+            vec![
+                ("what", (*what).to_owned()),
+                ("bytes", bytes.to_string()),
+                ("max", max.to_string()),
+            ],
+        ),
+        DecodeError::UnknownKind { what, field } => (
+            "UNKNOWN_TYPE",
+            vec![("what", (*what).to_owned()), ("field", field.to_string())],
+        ),
         DecodeError::Missing { what } => ("MISSING", vec![("what", (*what).to_owned())]),
         DecodeError::Unknown { what, value } => (
             "UNKNOWN_VALUE",

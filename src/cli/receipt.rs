@@ -94,11 +94,11 @@ pub(super) fn verify(receipt: &Certificate, genesis: &Genesis, txid: Option<&TxI
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let Command::Verify { receipt, genesis, txid } = &args.command;
     let genesis = super::read_genesis(genesis)?;
-    check_file(receipt, &genesis, txid.as_ref())
+    check_file(receipt, &genesis, txid.as_ref()).map(drop)
 }
 
-/// Checks a receipt from a file and says who voted.
-pub(super) fn check_file(path: &Path, genesis: &Genesis, txid: Option<&TxId>) -> anyhow::Result<()> {
+/// Checks a receipt from a file and says who voted. Answers which payment it is for.
+pub(super) fn check_file(path: &Path, genesis: &Genesis, txid: Option<&TxId>) -> anyhow::Result<TxId> {
     let receipt = read(path, &genesis.chain_id())?;
     verify(&receipt, genesis, txid)?;
     let set = &genesis.validators;
@@ -123,7 +123,7 @@ pub(super) fn check_file(path: &Path, genesis: &Genesis, txid: Option<&TxId>) ->
         set.len(),
         set.total_power()
     )?;
-    Ok(())
+    Ok(receipt.txid)
 }
 
 #[cfg(test)]

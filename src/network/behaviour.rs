@@ -18,13 +18,11 @@ use libp2p::swarm::{
     ConnectionClosed, ConnectionDenied, ConnectionId, FromSwarm, ListenFailure, NetworkBehaviour, Swarm, THandler,
     THandlerInEvent, THandlerOutEvent, ToSwarm, dummy,
 };
-use libp2p::{
-    Multiaddr, PeerId, StreamProtocol, SwarmBuilder, identify, memory_connection_limits, noise, ping, tcp, yamux,
-};
+use libp2p::{Multiaddr, PeerId, StreamProtocol, identify, memory_connection_limits, ping, swarm};
 
 use super::peers::PeerTable;
 use super::stats::Stats;
-use super::{Config, NetworkError, gossip, request};
+use super::{Config, NetworkError, discovery, gossip, request, transport};
 
 /// Connections are not closed for being quiet: ping finds the dead ones, and a validator may have nothing to say.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(365 * 86_400);
@@ -42,6 +40,8 @@ pub(super) struct Behaviour {
     pub(super) identify: identify::Behaviour,
     /// Finds dead connections.
     pub(super) ping: ping::Behaviour,
+    /// Finds peers.
+    pub(super) discovery: discovery::Behaviour,
     /// One to all.
     pub(super) gossip: gossip::Behaviour,
     /// One to one.
@@ -55,16 +55,20 @@ pub(super) struct Names {
     /// What identify announces; a peer that announces another is of another chain.
     pub(super) identify: String,
     pub(super) requests: StreamProtocol,
+    pub(super) discovery: StreamProtocol,
 }
 
 impl Names {
     pub(super) fn new(chain_id: &[u8; 32]) -> Self {
         let chain = hex::encode(&chain_id[..8]);
-        let requests = StreamProtocol::try_from_owned(format!("/timecoin/{chain}/request/1"))
-            .expect("it begins with a slash, which is all that is asked of it");
+        let protocol = |name: &str| {
+            StreamProtocol::try_from_owned(format!("/timecoin/{chain}/{name}/1"))
+                .expect("it begins with a slash, which is all that is asked of it")
+        };
         Self {
             identify: format!("/timecoin/{chain}/1"),
-            requests,
+            requests: protocol("request"),
+            discovery: protocol("kad"),
             chain,
         }
     }
@@ -79,7 +83,8 @@ pub(super) fn swarm(
     table: &Arc<PeerTable>,
     stats: &Arc<Stats>,
 ) -> Result<Swarm<Behaviour>, NetworkError> {
-    let setup = |part: &'static str| move |error: String| NetworkError::Setup { part, reason: error };
+    let local = identity.public().to_peer_id();
+    let transport = transport::transport(&identity)?;
     let behaviour = Behaviour {
         gate: Gate::new(Arc::clone(table), Arc::clone(stats), config.max_per_address),
         limits: connection_limits::Behaviour::new(limits(config)),
@@ -96,6 +101,11 @@ pub(super) fn swarm(
                 .with_interval(Duration::from_millis(config.ping_interval_ms))
                 .with_timeout(Duration::from_millis(config.ping_interval_ms)),
         ),
+        discovery: discovery::behaviour(
+            local,
+            names.discovery.clone(),
+            Duration::from_millis(config.request_timeout_ms),
+        ),
         gossip: gossip::behaviour(topics)?,
         requests: request::behaviour(
             names.requests.clone(),
@@ -105,21 +115,8 @@ pub(super) fn swarm(
             Arc::clone(stats),
         ),
     };
-    Ok(SwarmBuilder::with_existing_identity(identity)
-        .with_tokio()
-        .with_tcp(
-            tcp::Config::default().nodelay(true),
-            noise::Config::new,
-            yamux::Config::default,
-        )
-        .map_err(|error| setup("noise")(error.to_string()))?
-        .with_quic()
-        .with_dns()
-        .map_err(|error| setup("DNS (is /etc/resolv.conf readable?)")(error.to_string()))?
-        .with_behaviour(|_| behaviour)
-        .map_err(|error| setup("behaviour")(error.to_string()))?
-        .with_swarm_config(|config| config.with_idle_connection_timeout(IDLE_TIMEOUT))
-        .build())
+    let settings = swarm::Config::with_tokio_executor().with_idle_connection_timeout(IDLE_TIMEOUT);
+    Ok(Swarm::new(transport, behaviour, local, settings))
 }
 
 fn limits(config: &Config) -> ConnectionLimits {
@@ -336,6 +333,7 @@ mod tests {
         let names = Names::new(&id);
         assert_eq!(names.identify, "/timecoin/abababababababab/1");
         assert_eq!(names.requests.as_ref(), "/timecoin/abababababababab/request/1");
+        assert_eq!(names.discovery.as_ref(), "/timecoin/abababababababab/kad/1");
         id[7] = 0;
         assert_ne!(Names::new(&id).identify, names.identify);
     }

@@ -10,6 +10,7 @@
 //! | ask | 4,096 and 64 MB | the new one fails with [`RequestError::Overloaded`](super::RequestError) |
 //! | answer | 4,096 and 256 MB | the new one becomes a refusal: busy |
 //! | punish | 65,536 | the new one is ignored |
+//! | keep | 1 | the new one takes the place of the old one |
 //!
 //! The network task takes everything that waits at once, so under load one wake-up serves many commands.
 
@@ -17,6 +18,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use libp2p::Multiaddr;
 use tokio::sync::Notify;
 
 use super::stats::Stats;
@@ -59,6 +61,7 @@ pub(super) struct Queues {
     pub(super) answers: VecDeque<(Ticket, Option<Vec<u8>>)>,
     answer_bytes: usize,
     pub(super) faults: VecDeque<(PeerId, Fault)>,
+    pub(super) keep: Option<Vec<(libp2p::PeerId, Vec<Multiaddr>)>>,
 }
 
 impl Commands {
@@ -143,6 +146,14 @@ impl Commands {
         if queues.faults.len() < SMALL_MAX {
             queues.faults.push_back((peer, fault));
         }
+        self.wake(queues);
+    }
+
+    /// Keeps a connection to each of these peers, besides the bootstrap peers, and no longer to those named before: the
+    /// other validators and where they are.
+    pub fn keep(&self, peers: Vec<(libp2p::PeerId, Vec<Multiaddr>)>) {
+        let mut queues = self.queues();
+        queues.keep = Some(peers);
         self.wake(queues);
     }
 

@@ -4,7 +4,10 @@ use libp2p::Multiaddr;
 use libp2p::multiaddr::Protocol;
 use serde::{Deserialize, Serialize};
 
+use std::net::IpAddr;
+
 use super::envelope::MAX_MESSAGE_SIZE;
+use crate::primitives::limits::MAX_ADDRESSES_PER_ANNOUNCEMENT;
 
 /// Settings of the network; every one has a default.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,6 +18,13 @@ pub struct Config {
     /// Peers to keep a connection to, such as `/dns4/seed.example.org/tcp/7310`; `/p2p/<identity>` at the end makes sure
     /// of whom it is.
     pub bootstrap: Vec<Multiaddr>,
+    /// Addresses at which others reach this node, told to them; where it listens, if none is given.
+    pub announce: Vec<Multiaddr>,
+    /// Connections that this node wants to have opened itself: while there are fewer, it dials peers that it knows or hears
+    /// of; 0 to dial only bootstrap peers and validators, and to tell others of nobody.
+    pub target_peers: u32,
+    /// How often this node asks around for peers while it has too few, in milliseconds; 12 times as long otherwise.
+    pub discovery_interval_ms: u64,
     /// Connections in all (bootstrap peers given with their identity are let in beyond it).
     pub max_connections: u32,
     /// Connections with one peer. At least 2: with 1, two nodes that dial each other at once may lose both.
@@ -60,6 +70,9 @@ impl Default for Config {
                 address("/ip4/0.0.0.0/udp/7310/quic-v1"),
             ],
             bootstrap: Vec::new(),
+            announce: Vec::new(),
+            target_peers: 8,
+            discovery_interval_ms: 5_000,
             max_connections: 1_000,
             max_per_peer: 4,
             max_per_address: 32,
@@ -94,6 +107,16 @@ pub enum ConfigError {
         /// What it should be.
         expected: String,
     },
+    /// A list with too many entries.
+    #[error("network.{key} has {count} entries, at most {max} are allowed")]
+    TooMany {
+        /// The setting.
+        key: &'static str,
+        /// How many there are.
+        count: usize,
+        /// How many there may be.
+        max: usize,
+    },
     /// An address that this node cannot listen on or dial.
     #[error("network.{key} has {address}, which is not {expected}")]
     Address {
@@ -124,6 +147,22 @@ impl Config {
             let expected = "/ip4, /ip6 or /dns, then /tcp/PORT or /udp/PORT/quic-v1, then perhaps /p2p/IDENTITY";
             check_address("bootstrap", address, is_dialable, expected)?;
         }
+        for address in &self.announce {
+            let expected = "/ip4, /ip6 or /dns, then /tcp/PORT or /udp/PORT/quic-v1";
+            check_address(
+                "announce",
+                address,
+                |parts| is_dialable(parts) && !names_peer(parts),
+                expected,
+            )?;
+        }
+        if self.announce.len() > MAX_ADDRESSES_PER_ANNOUNCEMENT {
+            return Err(ConfigError::TooMany {
+                key: "announce",
+                count: self.announce.len(),
+                max: MAX_ADDRESSES_PER_ANNOUNCEMENT,
+            });
+        }
         let at_least = |key, value: u64, least: u64| {
             let expected = || format!("at least {least}");
             (value >= least).then_some(()).ok_or_else(|| ConfigError::OutOfRange {
@@ -132,6 +171,7 @@ impl Config {
                 expected: expected(),
             })
         };
+        at_least("discovery_interval_ms", self.discovery_interval_ms, 100)?;
         at_least("max_connections", self.max_connections.into(), 1)?;
         at_least("max_per_peer", self.max_per_peer.into(), 2)?;
         at_least("max_per_address", self.max_per_address.into(), 1)?;
@@ -193,6 +233,36 @@ fn is_dialable(parts: &[Protocol<'_>]) -> bool {
     match parts {
         [Protocol::Dns(_) | Protocol::Dns4(_) | Protocol::Dns6(_), rest @ ..] => is_transport(rest),
         all => is_listenable(all),
+    }
+}
+
+fn names_peer(parts: &[Protocol<'_>]) -> bool {
+    matches!(parts, [.., Protocol::P2p(_)])
+}
+
+/// Whether a stranger's address is worth a dial: an IP address that belongs to one machine, a port, and a transport that
+/// this node has. Names are left out, so that nobody makes this node look them up.
+pub(crate) fn is_reachable(address: &Multiaddr, loopback: bool) -> bool {
+    let mut parts = address.iter();
+    let ip = match parts.next() {
+        Some(Protocol::Ip4(ip)) => IpAddr::V4(ip),
+        Some(Protocol::Ip6(ip)) => IpAddr::V6(ip),
+        _ => return false,
+    };
+    let ip = ip.to_canonical();
+    let broadcast = matches!(ip, IpAddr::V4(ip) if ip.is_broadcast());
+    let one_machine = !ip.is_unspecified() && !ip.is_multicast() && !broadcast && (loopback || !ip.is_loopback());
+    let rest: Vec<_> = parts.collect();
+    let port = !matches!(rest.first(), None | Some(Protocol::Tcp(0) | Protocol::Udp(0)));
+    one_machine && port && is_transport(&rest)
+}
+
+/// Whether the address is on this machine.
+pub(super) fn is_loopback(address: &Multiaddr) -> bool {
+    match address.iter().next() {
+        Some(Protocol::Ip4(ip)) => ip.is_loopback(),
+        Some(Protocol::Ip6(ip)) => ip.to_canonical().is_loopback(),
+        _ => false,
     }
 }
 

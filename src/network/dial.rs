@@ -1,7 +1,9 @@
-//! Keeping the connections that this node wants: bootstrap peers are dialed again, for ever, until they are connected.
+//! Keeping the connections that this node wants: bootstrap peers, and the validators where it is one itself, are dialed
+//! again, for ever, until they are connected.
 //!
 //! Pure: told what happens and what time it is, says what to dial and when to look again.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use libp2p::multiaddr::Protocol;
@@ -38,6 +40,11 @@ impl Backoff {
     const fn reset(&mut self) {
         self.failures = 0;
     }
+
+    /// Delays given out since the last success.
+    pub(super) const fn failures(&self) -> u32 {
+        self.failures
+    }
 }
 
 #[derive(Debug)]
@@ -55,14 +62,17 @@ enum State {
     Own,
 }
 
-/// A bootstrap address.
+/// A bootstrap address, or a validator.
 #[derive(Debug)]
 struct Target {
-    /// Without the identity.
-    address: Multiaddr,
+    /// Without the identity; only a validator may have several.
+    addresses: Vec<Multiaddr>,
     /// As configured, or as learned by connecting.
     peer: Option<PeerId>,
+    /// Whether the identity is certain.
     configured: bool,
+    /// Kept by [`Dialer::keep`], and dropped by it.
+    validator: bool,
     backoff: Backoff,
     state: State,
 }
@@ -78,9 +88,11 @@ pub(super) enum Failure {
     Unreachable,
 }
 
-/// All bootstrap addresses.
+/// All of them.
 #[derive(Debug)]
 pub(super) struct Dialer {
+    own: PeerId,
+    backoff: Backoff,
     targets: Vec<Target>,
 }
 
@@ -98,7 +110,7 @@ impl Dialer {
         let mut targets: Vec<Target> = Vec::new();
         for full in bootstrap {
             let (address, peer) = split_identity(full);
-            if targets.iter().any(|target| target.address == address) {
+            if targets.iter().any(|target| target.addresses == [address.clone()]) {
                 continue;
             }
             let state = if peer == Some(own) {
@@ -107,14 +119,72 @@ impl Dialer {
                 State::Waiting { until: now }
             };
             targets.push(Target {
-                address,
+                addresses: vec![address],
                 peer,
                 configured: peer.is_some(),
+                validator: false,
                 backoff,
                 state,
             });
         }
-        Self { targets }
+        Self { own, backoff, targets }
+    }
+
+    /// Keeps connections to these validators, too, and to no others than these. Answers who is new, and who is no longer
+    /// among them.
+    pub(super) fn keep(
+        &mut self,
+        validators: Vec<(PeerId, Vec<Multiaddr>)>,
+        now: Instant,
+        is_connected: impl Fn(&PeerId) -> bool,
+    ) -> (Vec<PeerId>, Vec<PeerId>) {
+        let wanted: BTreeMap<PeerId, Vec<Multiaddr>> = validators.into_iter().collect();
+        let mut dropped = Vec::new();
+        self.targets.retain_mut(|target| {
+            let Some(peer) = target.peer.filter(|_| target.validator) else {
+                return true;
+            };
+            let addresses = wanted.get(&peer);
+            if let Some(addresses) = addresses.filter(|addresses| **addresses != target.addresses) {
+                target.addresses.clone_from(addresses);
+                target.hurry(now);
+            } else if addresses.is_none() {
+                dropped.push(peer);
+            }
+            addresses.is_some()
+        });
+        let mut added = Vec::new();
+        for (peer, addresses) in wanted {
+            if peer == self.own || self.configured_peers().any(|known| known == peer) {
+                continue;
+            }
+            let state = if is_connected(&peer) {
+                State::Connected { settled: Some(now) }
+            } else {
+                State::Waiting { until: now }
+            };
+            added.push(peer);
+            self.targets.push(Target {
+                addresses,
+                peer: Some(peer),
+                configured: true,
+                validator: true,
+                backoff: self.backoff,
+                state,
+            });
+        }
+        (added, dropped)
+    }
+
+    /// Whether this dial is one of ours.
+    pub(super) fn is_dialing(&self, id: ConnectionId) -> bool {
+        let dialed = |target: &Target| matches!(target.state, State::Dialing { id: dialed } if dialed == id);
+        self.targets.iter().any(dialed)
+    }
+
+    /// Whether a connection to this peer is one to be kept.
+    pub(super) fn wants(&self, peer: &PeerId) -> bool {
+        self.targets.iter().any(|target| target.peer.as_ref() == Some(peer))
     }
 
     /// Identities that must not be refused for lack of room.
@@ -230,17 +300,25 @@ impl Dialer {
 }
 
 impl Target {
+    /// There is a new way to it: no reason to wait out the delay of the old one.
+    fn hurry(&mut self, now: Instant) {
+        if let State::Waiting { until } = &mut self.state {
+            self.backoff.reset();
+            *until = (*until).min(now);
+        }
+    }
+
     fn dial(&self) -> DialOpts {
         // A port of its own for every dial: sharing the listening port makes two nodes that restart together meet
         // their own connections of before, which the kernel still remembers.
         match self.peer {
             Some(peer) if self.configured => DialOpts::peer_id(peer)
-                .addresses(vec![self.address.clone()])
+                .addresses(self.addresses.clone())
                 .condition(PeerCondition::DisconnectedAndNotDialing)
                 .allocate_new_port()
                 .build(),
             _ => DialOpts::unknown_peer_id()
-                .address(self.address.clone())
+                .address(self.addresses.first().cloned().unwrap_or_else(Multiaddr::empty))
                 .allocate_new_port()
                 .build(),
         }
@@ -355,6 +433,43 @@ mod tests {
         dialer.on_established(dial.connection_id(), second);
         dialer.on_closed(second, now, 1.0);
         assert_eq!(dialer.missing(), 1);
+    }
+
+    #[test]
+    fn validators_are_kept_moved_and_dropped() {
+        let now = Instant::now();
+        let own = PeerId::random();
+        let (bootstrap, one, two) = (PeerId::random(), PeerId::random(), PeerId::random());
+        let mut dialer = Dialer::new(&[with_identity(1, bootstrap)], own, BACKOFF, now);
+        let none = |_: &PeerId| false;
+        let all = vec![
+            (own, vec![address(9)]),
+            (bootstrap, vec![address(1)]),
+            (one, vec![address(2), address(3)]),
+            (two, vec![address(4)]),
+        ];
+        let (mut added, dropped) = dialer.keep(all, now, |peer| *peer == two);
+        added.sort();
+        let mut expected = vec![one, two];
+        expected.sort();
+        assert_eq!(
+            (added, dropped),
+            (expected, vec![]),
+            "neither this node nor a bootstrap peer again"
+        );
+        let dials = dialer.due(now, none);
+        let peers: Vec<_> = dials.iter().filter_map(DialOpts::get_peer_id).collect();
+        assert_eq!(peers, [bootstrap, one], "two is connected");
+        let failed = dialer.on_failed(dials[1].connection_id(), Failure::Unreachable, now, 1.0);
+        assert_eq!(failed, Some(Duration::from_millis(250)));
+        // One has moved: it is dialed there at once. Two is a validator no more.
+        let moved = vec![(one, vec![address(5)])];
+        assert_eq!(dialer.keep(moved, now, none), (vec![], vec![two]));
+        let dials = dialer.due(now, none);
+        assert_eq!(dials.len(), 1);
+        assert!(dialer.wants(&one) && dialer.wants(&bootstrap) && !dialer.wants(&two));
+        assert_eq!(dialer.keep(vec![], now, none), (vec![], vec![one]));
+        assert!(dialer.wants(&bootstrap));
     }
 
     #[test]

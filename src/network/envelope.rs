@@ -16,6 +16,7 @@ use prost::Message;
 use prost::bytes::Bytes;
 
 use super::Fault;
+use crate::primitives::DecodeError;
 
 /// The most bytes that a payload may have, compressed or not (protocol section 9).
 pub const MAX_MESSAGE_SIZE: usize = 10_000_000;
@@ -151,16 +152,35 @@ pub enum EnvelopeError {
         /// Real length.
         real: usize,
     },
+    /// What is inside is of no type, or larger than its type allows.
+    #[error(transparent)]
+    Content(#[from] DecodeError),
+    /// A type of message that does not belong to the topic it came on.
+    #[error("{kind} came on the topic {topic}")]
+    WrongTopic {
+        /// The type.
+        kind: &'static str,
+        /// The topic.
+        topic: &'static str,
+    },
+    /// An answer to something else than what was asked.
+    #[error("{answer} came as the answer to {request}")]
+    WrongAnswer {
+        /// The type of the answer.
+        answer: &'static str,
+        /// The type of the request.
+        request: &'static str,
+    },
     /// The compressed bytes are damaged, or something follows them.
     #[error("the compressed payload is damaged: {0}")]
     Damaged(String),
 }
 
 impl EnvelopeError {
-    /// How much the sender is to blame. Only a compression from a newer version could be meant well.
+    /// How much the sender is to blame. Only what a newer version might know could be meant well.
     pub const fn fault(&self) -> Fault {
         match self {
-            Self::UnknownCompression(_) => Fault::Careless,
+            Self::UnknownCompression(_) | Self::Content(DecodeError::UnknownKind { .. }) => Fault::Careless,
             _ => Fault::Hostile,
         }
     }
@@ -168,7 +188,9 @@ impl EnvelopeError {
     /// What to answer a request that failed so.
     pub(super) const fn refusal(&self) -> Refusal {
         match self {
-            Self::EnvelopeTooLarge { .. } | Self::PayloadTooLarge { .. } => Refusal::TooLarge,
+            Self::EnvelopeTooLarge { .. }
+            | Self::PayloadTooLarge { .. }
+            | Self::Content(DecodeError::TooLarge { .. }) => Refusal::TooLarge,
             _ => Refusal::Malformed,
         }
     }
@@ -272,6 +294,17 @@ impl Envelope {
                 code,
                 bytes: self.wire.payload.len(),
             }),
+        }
+    }
+
+    /// Refuses what says that it is larger than anything of its kind, before it is decompressed.
+    ///
+    /// # Errors
+    /// [`DecodeError::TooLarge`], with the name given.
+    pub(super) fn expect_at_most(self, what: &'static str, max: usize) -> Result<Self, EnvelopeError> {
+        match self.wire.size as usize {
+            bytes if bytes > max => Err(DecodeError::TooLarge { what, bytes, max }.into()),
+            _ => Ok(self),
         }
     }
 

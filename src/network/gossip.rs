@@ -15,16 +15,18 @@
 //! asks for it.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::io;
 use std::time::{Duration, Instant};
 
 use libp2p::gossipsub::{
-    self, ConfigBuilder, IdentTopic, MaxCountSubscriptionFilter, MessageAuthenticity, MessageId, PublishError,
-    TopicHash, ValidationMode, WhitelistSubscriptionFilter,
+    self, ConfigBuilder, DataTransform, IdentTopic, IdentityTransform, MaxCountSubscriptionFilter, MessageAuthenticity,
+    MessageId, PublishError, RawMessage, TopicHash, ValidationMode, WhitelistSubscriptionFilter,
 };
 use sha2::{Digest, Sha256};
 
 use super::envelope::{ENVELOPE_OVERHEAD, Envelope, MAX_ATTEMPT, MAX_MESSAGE_SIZE};
 use super::{GossipId, NetworkError, Topic};
+use crate::primitives::kinds::Kind;
 
 /// Peers that are taken into the mesh at once.
 const MESH_LOW: usize = 6;
@@ -48,7 +50,25 @@ const RETRY_MAX: Duration = Duration::from_secs(2);
 const RETRY_FOR: Duration = Duration::from_secs(30);
 
 type Filter = MaxCountSubscriptionFilter<WhitelistSubscriptionFilter>;
-pub(super) type Behaviour = gossipsub::Behaviour<gossipsub::IdentityTransform, Filter>;
+pub(super) type Behaviour = gossipsub::Behaviour<OurTopics, Filter>;
+
+/// Drops what is on a topic that this node does not listen to before gossip remembers its name: otherwise a stranger fills
+/// that memory for nothing, and nobody hears of it.
+#[derive(Clone, Debug)]
+pub(super) struct OurTopics(Topics);
+
+impl DataTransform for OurTopics {
+    fn inbound_transform(&self, message: RawMessage) -> Result<gossipsub::Message, io::Error> {
+        if self.0.find(&message.topic).is_none() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a topic of this chain"));
+        }
+        IdentityTransform.inbound_transform(message)
+    }
+
+    fn outbound_transform(&self, topic: &TopicHash, data: Vec<u8>) -> Result<Vec<u8>, io::Error> {
+        IdentityTransform.outbound_transform(topic, data)
+    }
+}
 
 /// The three topics of a chain.
 #[derive(Clone, Debug)]
@@ -100,8 +120,13 @@ pub(super) fn behaviour(topics: &Topics) -> Result<Behaviour, NetworkError> {
         max_subscribed_topics: Topic::ALL.len(),
         max_subscriptions_per_request: 16,
     };
-    let mut behaviour = Behaviour::new_with_subscription_filter(MessageAuthenticity::Anonymous, config, filter)
-        .map_err(|error| setup(error.into()))?;
+    let mut behaviour = Behaviour::new_with_subscription_filter_and_transform(
+        MessageAuthenticity::Anonymous,
+        config,
+        filter,
+        OurTopics(topics.clone()),
+    )
+    .map_err(|error| setup(error.into()))?;
     for topic in &topics.0 {
         behaviour.subscribe(topic).map_err(|error| setup(error.to_string()))?;
     }
@@ -123,6 +148,7 @@ fn name(message: &gossipsub::Message) -> MessageId {
 pub(super) struct Unjudged {
     pub(super) message: MessageId,
     pub(super) source: libp2p::PeerId,
+    pub(super) kind: Kind,
     since: Instant,
 }
 
@@ -140,6 +166,7 @@ impl Judge {
         &mut self,
         message: MessageId,
         source: libp2p::PeerId,
+        kind: Kind,
         now: Instant,
     ) -> (GossipId, Option<Unjudged>) {
         self.last += 1;
@@ -149,6 +176,7 @@ impl Judge {
             Unjudged {
                 message,
                 source,
+                kind,
                 since: now,
             },
         );
@@ -349,6 +377,26 @@ mod tests {
     }
 
     #[test]
+    fn what_is_on_another_topic_is_dropped_before_its_name_is_remembered() {
+        let ours = Topics::new("0123456789abcdef");
+        let message = |topic| RawMessage {
+            source: None,
+            data: vec![1],
+            sequence_number: None,
+            topic,
+            signature: None,
+            key: None,
+            validated: false,
+        };
+        let transform = OurTopics(ours.clone());
+        for topic in Topic::ALL {
+            assert!(transform.inbound_transform(message(ours.hash(topic))).is_ok());
+        }
+        let other = Topics::new("00").hash(Topic::Votes);
+        assert!(transform.inbound_transform(message(other)).is_err());
+    }
+
+    #[test]
     fn the_settings_are_accepted() {
         behaviour(&Topics::new("00")).expect("gossipsub accepts them");
     }
@@ -359,19 +407,19 @@ mod tests {
         let mut judge = Judge::default();
         let source = libp2p::PeerId::random();
         let message = |number: usize| MessageId::new(&number.to_be_bytes());
-        let (first, _) = judge.add(message(0), source, now);
+        let (first, _) = judge.add(message(0), source, Kind::ANNOUNCEMENT, now);
         assert_eq!(judge.take(first).map(|entry| entry.message), Some(message(0)));
         assert!(judge.take(first).is_none());
         let ids: Vec<_> = (0..UNJUDGED_MAX)
-            .map(|number| judge.add(message(number), source, now).0)
+            .map(|number| judge.add(message(number), source, Kind::ANNOUNCEMENT, now).0)
             .collect();
-        let (_, oldest) = judge.add(message(9), source, now);
+        let (_, oldest) = judge.add(message(9), source, Kind::ANNOUNCEMENT, now);
         assert_eq!(oldest.map(|entry| entry.message), Some(message(0)));
         assert!(judge.take(ids[0]).is_none());
         judge.take(ids[2]);
         // Judging everything but the oldest must not let the order of numbers grow without end.
         for _ in 0..5 * UNJUDGED_MAX {
-            let (id, _) = judge.add(message(1), source, now);
+            let (id, _) = judge.add(message(1), source, Kind::ANNOUNCEMENT, now);
             judge.take(id);
         }
         assert!(judge.order.len() <= 2 * UNJUDGED_MAX + 1);
@@ -386,7 +434,7 @@ mod tests {
         let now = Instant::now();
         let mut judge = Judge::default();
         let source = libp2p::PeerId::random();
-        let add = |judge: &mut Judge, at| judge.add(MessageId::new(&[0]), source, at).0;
+        let add = |judge: &mut Judge, at| judge.add(MessageId::new(&[0]), source, Kind::ANNOUNCEMENT, at).0;
         add(&mut judge, now);
         let second = add(&mut judge, now);
         let third = add(&mut judge, now + UNJUDGED_FOR);

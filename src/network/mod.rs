@@ -9,13 +9,16 @@
 //! - **Gossip** (`gossip.rs`): what is published reaches all subscribed peers that are connected, directly; it is relayed
 //!   further by whoever accepts it. A received message is relayed only after [`Verdict::Accept`].
 //! - **Requests** (`request.rs`): every [`Commands::ask`] is answered by exactly one [`Event::Response`].
-//! - **Limits** on everything a stranger can make grow: message sizes before and while decompressing
-//!   ([`envelope`]), connections in all, per peer, per address and by memory (`behaviour.rs`), requests in flight,
+//! - **Limits** on everything a stranger can make grow: message sizes by type, before and while decompressing
+//!   ([`kinds`](crate::primitives::kinds), [`envelope`]), messages of each type from each peer (`limits.rs`), connections in all, per peer, per address and by memory (`behaviour.rs`), requests in flight,
 //!   events in number and bytes (`events.rs`), commands (`commands.rs`), identities ([`peers`]). What is full has a chosen
 //!   behaviour, and [`Stats`] counts it.
 //! - **Faults** have one price list ([`peers`]). Broken envelopes are priced here; what is wrong inside of them is
 //!   reported by [`Commands::punish`].
-//! - **Bootstrap peers** are dialed again whenever they are not connected, for ever (`dial.rs`).
+//! - **Bootstrap peers**, and the validators named by [`Commands::keep`], are dialed again whenever they are not connected,
+//!   for ever (`dial.rs`).
+//! - **Other peers** are found by Kademlia (`discovery.rs`) and remembered ([`book`]); while there are fewer than wanted,
+//!   they are dialed.
 //!
 //! # What it does not promise
 //!
@@ -31,31 +34,40 @@
 //! ```text
 //!  node ──Commands──▶ ┌────────────────────┐ ──▶ gossip, requests ──▶ peers
 //!                     │ task (owns swarm)  │
-//!  node ◀──Events──── └────────────────────┘ ◀── gate, limits, identify, ping
+//!  node ◀──Events──── └────────────────────┘ ◀── gate, limits, identify, ping, Kademlia
 //!         PeerTable, Stats: read by anyone
 //! ```
 
 use std::fmt;
 use std::sync::Arc;
 
+use crate::primitives::DecodeError;
+use arc_swap::ArcSwap;
 use libp2p::Multiaddr;
 use prost::bytes::Bytes;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 mod behaviour;
+pub mod book;
 mod commands;
 mod config;
 mod dial;
+mod discovery;
 pub mod envelope;
 mod events;
 mod gossip;
+mod limits;
 pub mod peers;
 mod request;
 pub mod stats;
 mod task;
+mod transport;
 
+pub use crate::primitives::kinds::Topic;
+pub use book::KnownPeer;
 pub use commands::Commands;
+pub(crate) use config::is_reachable;
 pub use config::{Config, ConfigError};
 pub use envelope::{EnvelopeError, MAX_MESSAGE_SIZE, Refusal};
 pub use events::Events;
@@ -83,31 +95,6 @@ pub enum Fault {
     Careless,
     /// Something that no honest peer does.
     Hostile,
-}
-
-/// A subject of gossip.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Topic {
-    /// Payments.
-    Transactions,
-    /// Votes on payments.
-    Votes,
-    /// Blocks: proposals and the votes on them.
-    Consensus,
-}
-
-impl Topic {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Transactions, Self::Votes, Self::Consensus];
-
-    /// The name, as in `/timecoin/<chain>/<name>/1`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Transactions => "transactions",
-            Self::Votes => "votes",
-            Self::Consensus => "consensus",
-        }
-    }
 }
 
 /// Names a received gossip message until its verdict.
@@ -142,11 +129,11 @@ pub enum RequestError {
     /// The peer is not connected.
     #[error("the peer is not connected")]
     NotConnected,
-    /// The request is too large and was not sent.
+    /// The request is of no type, or larger than its type allows, and was not sent.
     #[error("the request cannot be sent: {0}")]
-    TooLarge(EnvelopeError),
-    /// Too many requests are under way here; this one was not sent.
-    #[error("too many requests are under way")]
+    Unsendable(DecodeError),
+    /// Too many requests are under way, or more of this type than the peer takes; this one was not sent.
+    #[error("too many requests are under way, or of this type lately")]
     Overloaded,
     /// No answer in time. The peer may have received the request.
     #[error("no answer in time")]
@@ -257,6 +244,8 @@ pub struct Network {
     pub commands: Commands,
     /// Who is there.
     pub peers: Arc<PeerTable>,
+    /// Peers met and where they listen, the latest first; replaced now and then. For whoever keeps them on disk.
+    pub known: Arc<ArcSwap<Vec<KnownPeer>>>,
     /// What has been counted.
     pub stats: Arc<Stats>,
     /// Ends when the token is cancelled.
@@ -274,7 +263,8 @@ fn keypair(seed: [u8; 32]) -> libp2p::identity::Keypair {
 
 /// Starts the network, inside a tokio runtime. Returns once every address is listened on.
 ///
-/// The identity belongs to the node, not to the validator: it signs handshakes, never votes.
+/// The identity belongs to the node, not to the validator: it signs handshakes, never votes. `known`: peers met before,
+/// as kept by whoever called this.
 ///
 /// # Errors
 /// [`NetworkError`]: a bad setting, or an address that cannot be listened on.
@@ -282,8 +272,9 @@ pub async fn spawn(
     config: Config,
     identity_seed: [u8; 32],
     chain_id: [u8; 32],
+    known: Vec<KnownPeer>,
     cancel: CancellationToken,
 ) -> Result<Network, NetworkError> {
     config.check()?;
-    task::start(config, keypair(identity_seed), &chain_id, cancel).await
+    task::start(config, keypair(identity_seed), &chain_id, known, cancel).await
 }

@@ -25,7 +25,10 @@ use arc_swap::ArcSwapOption;
 use dashmap::DashMap;
 use libp2p::Multiaddr;
 
+pub use super::limits::Allowance;
+use super::limits::{Inbound, Outbound};
 use super::{Fault, PeerId};
+use crate::primitives::kinds::Kind;
 
 /// Identities remembered at most, connected ones included; beyond it those that left longest ago are forgotten.
 pub const MAX_IDENTITIES: usize = 65_536;
@@ -45,9 +48,11 @@ const fn price(fault: Fault) -> f64 {
 
 /// How long bans last.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct BanTerms {
-    pub(super) base: Duration,
-    pub(super) max: Duration,
+pub struct BanTerms {
+    /// The first.
+    pub base: Duration,
+    /// The longest.
+    pub max: Duration,
 }
 
 /// The record of one identity: points with decay, and bans.
@@ -120,6 +125,10 @@ struct Entry {
     round_trip_us: AtomicU64,
     /// Changes with every departure, so that an old note in the queue of the gone can be told from the newest.
     departure: AtomicU64,
+    /// What it may still send. Kept while it is away: coming back does not fill the buckets.
+    heard: Inbound,
+    /// What it may still be asked.
+    asked: Outbound,
     details: Mutex<Details>,
 }
 
@@ -175,7 +184,8 @@ pub struct PeerTable {
 }
 
 impl PeerTable {
-    pub(super) fn new(terms: BanTerms, now: Instant) -> Self {
+    /// Empty.
+    pub fn new(terms: BanTerms, now: Instant) -> Self {
         Self::with_capacity(terms, now, MAX_IDENTITIES)
     }
 
@@ -284,13 +294,7 @@ impl PeerTable {
     }
 
     /// A connection is there: gives the peer its number at the first one.
-    pub(super) fn on_connected(
-        &self,
-        identity: libp2p::PeerId,
-        outbound: bool,
-        address: Multiaddr,
-        now: Instant,
-    ) -> PeerId {
+    pub fn on_connected(&self, identity: libp2p::PeerId, outbound: bool, address: Multiaddr, now: Instant) -> PeerId {
         let entry = self.known(&identity).unwrap_or_else(|| self.intern(identity, now));
         {
             let mut details = entry.details();
@@ -311,7 +315,7 @@ impl PeerTable {
     }
 
     /// A connection is gone. Must mirror [`PeerTable::on_connected`].
-    pub(super) fn on_closed(&self, identity: &libp2p::PeerId, outbound: bool) {
+    pub fn on_closed(&self, identity: &libp2p::PeerId, outbound: bool) {
         let Some(entry) = self.known(identity) else { return };
         let (own, total) = if outbound {
             (&entry.outbound, &self.outbound)
@@ -331,7 +335,7 @@ impl PeerTable {
     }
 
     /// The peer has shown that it is of this chain. Whether that is news.
-    pub(super) fn on_admitted(&self, identity: &libp2p::PeerId) -> bool {
+    pub fn on_admitted(&self, identity: &libp2p::PeerId) -> bool {
         let Some(entry) = self.known(identity) else {
             return false;
         };
@@ -359,8 +363,25 @@ impl PeerTable {
         }
     }
 
+    /// A message has come from a peer: whether it is within the limits of its type.
+    pub fn may_send(&self, peer: PeerId, kind: Kind, now: Instant) -> Allowance {
+        let allowance = |entry: Arc<Entry>| entry.heard.take(kind, self.nanoseconds(now));
+        self.entry(peer).map_or(Allowance::Refused, allowance)
+    }
+
+    /// Whether the peer takes one more request of this type from us.
+    pub fn may_ask(&self, peer: PeerId, kind: Kind, now: Instant) -> bool {
+        self.entry(peer)
+            .is_some_and(|entry| entry.asked.take(kind, self.nanoseconds(now)))
+    }
+
+    /// Since the table was made.
+    pub(super) fn nanoseconds(&self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.started).as_nanos()).unwrap_or(u64::MAX)
+    }
+
     /// Books a fault. Tells for how long the peer is banned, if this was the last straw.
-    pub(super) fn punish(&self, peer: PeerId, fault: Fault, now: Instant) -> Option<Duration> {
+    pub fn punish(&self, peer: PeerId, fault: Fault, now: Instant) -> Option<Duration> {
         let entry = self.entry(peer)?;
         if self.banned_for(&entry, now).is_some() {
             return None;
@@ -383,6 +404,8 @@ impl PeerTable {
             banned_until_ms: AtomicU64::new(0),
             round_trip_us: AtomicU64::new(0),
             departure: AtomicU64::new(0),
+            heard: Inbound::default(),
+            asked: Outbound::default(),
             details: Mutex::new(Details {
                 standing: Standing::new(now),
                 address: None,

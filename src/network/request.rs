@@ -1,8 +1,9 @@
 //! Requests and answers: one protocol, one stream each.
 //!
 //! On the wire a request or an answer is an unsigned varint with the length of an [envelope](super::envelope), then the
-//! envelope. The length is checked before anything is reserved, memory grows with what really arrives, and all half-read
-//! frames together stay within one budget. What is wrong with a frame comes out of the codec as a value rather than as
+//! envelope. The length is checked before anything is reserved, against the largest request there is or the largest
+//! answer to what was asked; memory grows with what really arrives, and all half-read frames together stay within one
+//! budget. What is wrong with a frame comes out of the codec as a value rather than as
 //! an I/O error, because only then does anybody learn of it: the peer by a refusal, the score by its price.
 
 use std::collections::HashMap;
@@ -18,12 +19,11 @@ use libp2p::request_response::{
 };
 use prost::bytes::Bytes;
 
-use super::envelope::{ENVELOPE_OVERHEAD, Envelope, EnvelopeError, INLINE_LIMIT, MAX_MESSAGE_SIZE, Refusal};
+use super::envelope::{ENVELOPE_OVERHEAD, Envelope, EnvelopeError, INLINE_LIMIT, Refusal};
 use super::stats::Stats;
 use super::{PeerId, RequestError, RequestId, Ticket};
+use crate::primitives::kinds::{self, Channel, Kind};
 
-/// The most bytes a frame's envelope may have.
-const FRAME_MAX: usize = MAX_MESSAGE_SIZE + ENVELOPE_OVERHEAD;
 /// Bytes of all half-read frames together.
 const READING_MAX: usize = 128_000_000;
 /// How much is read, and reserved, at a time.
@@ -47,6 +47,51 @@ pub(super) type Behaviour = request_response::Behaviour<FrameCodec>;
 pub(super) struct FrameCodec {
     reading: Arc<AtomicUsize>,
     stats: Arc<Stats>,
+    /// What was asked on this stream: every stream has a codec of its own.
+    asked: Option<Kind>,
+}
+
+/// What a frame may hold.
+#[derive(Clone, Copy, Debug)]
+enum Expected {
+    Request,
+    /// To a request of this type; `None` if none was written, and then there can be no answer.
+    AnswerTo(Option<Kind>),
+}
+
+impl Expected {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Request => "request",
+            Self::AnswerTo(asked) => asked.map_or("answer", Kind::name),
+        }
+    }
+
+    /// Bytes of the message.
+    fn max(self) -> usize {
+        match self {
+            Self::Request => kinds::max_bytes(Channel::Request),
+            Self::AnswerTo(asked) => asked.map_or(0, Kind::max_answer),
+        }
+    }
+
+    fn check(self, payload: Bytes) -> Result<Bytes, EnvelopeError> {
+        match self {
+            Self::Request => {
+                Kind::of(Channel::Request, &payload, payload.len())?;
+            }
+            Self::AnswerTo(asked) => {
+                let answer = Kind::of(Channel::Answer, &payload, payload.len())?;
+                if !asked.is_some_and(|asked| answer.answers(asked)) {
+                    return Err(EnvelopeError::WrongAnswer {
+                        answer: answer.name(),
+                        request: self.name(),
+                    });
+                }
+            }
+        }
+        Ok(payload)
+    }
 }
 
 /// Bytes taken from the reading budget; given back when dropped.
@@ -73,6 +118,7 @@ pub(super) fn behaviour(protocol: StreamProtocol, timeout: Duration, streams: us
     let codec = FrameCodec {
         reading: Arc::default(),
         stats,
+        asked: None,
     };
     let config = request_response::Config::default()
         .with_request_timeout(timeout)
@@ -109,18 +155,16 @@ fn write_length(mut length: usize, frame: &mut Vec<u8>) {
 }
 
 impl FrameCodec {
-    async fn read<T: AsyncRead + Unpin + Send>(&self, io: &mut T) -> io::Result<Frame> {
+    async fn read<T: AsyncRead + Unpin + Send>(&self, io: &mut T, expected: Expected) -> io::Result<Frame> {
+        let limit = expected.max() + ENVELOPE_OVERHEAD;
         let length = match read_length(io).await? {
             Ok(length) => length,
             Err(error) => return Ok(Frame::Bad(error)),
         };
         let length = match usize::try_from(length) {
-            Ok(length) if length <= FRAME_MAX => length,
+            Ok(length) if length <= limit => length,
             _ => {
-                return Ok(Frame::Bad(EnvelopeError::EnvelopeTooLarge {
-                    bytes: length,
-                    limit: FRAME_MAX,
-                }));
+                return Ok(Frame::Bad(EnvelopeError::EnvelopeTooLarge { bytes: length, limit }));
             }
         };
         let mut reservation = Reservation {
@@ -138,7 +182,7 @@ impl FrameCodec {
             io.read_exact(&mut bytes[start..]).await?;
         }
         self.stats.bytes_in.add(length as u64);
-        Ok(open(bytes.into()).await)
+        Ok(open(bytes.into(), expected).await)
     }
 
     async fn write<T: AsyncWrite + Unpin + Send>(&self, io: &mut T, frame: Frame) -> io::Result<()> {
@@ -164,8 +208,9 @@ impl FrameCodec {
     }
 }
 
-async fn open(bytes: Bytes) -> Frame {
-    let envelope = match Envelope::parse(bytes) {
+async fn open(bytes: Bytes, expected: Expected) -> Frame {
+    let envelope = Envelope::parse(bytes).and_then(|envelope| envelope.expect_at_most(expected.name(), expected.max()));
+    let envelope = match envelope {
         Ok(envelope) => envelope,
         Err(error) => return Frame::Bad(error),
     };
@@ -179,7 +224,9 @@ async fn open(bytes: Bytes) -> Frame {
     } else {
         envelope.open()
     };
-    opened.map_or_else(Frame::Bad, Frame::Payload)
+    opened
+        .and_then(|payload| expected.check(payload))
+        .map_or_else(Frame::Bad, Frame::Payload)
 }
 
 async fn wrap(payload: Bytes) -> Envelope {
@@ -212,20 +259,23 @@ impl Codec for FrameCodec {
     where
         T: AsyncRead + Unpin + Send,
     {
-        self.read(io).await
+        self.read(io, Expected::Request).await
     }
 
     async fn read_response<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Frame>
     where
         T: AsyncRead + Unpin + Send,
     {
-        self.read(io).await
+        self.read(io, Expected::AnswerTo(self.asked)).await
     }
 
     async fn write_request<T>(&mut self, _: &StreamProtocol, io: &mut T, frame: Frame) -> io::Result<()>
     where
         T: AsyncWrite + Unpin + Send,
     {
+        if let Frame::Payload(payload) = &frame {
+            self.asked = Kind::of(Channel::Request, payload, payload.len()).ok();
+        }
         self.write(io, frame).await
     }
 
@@ -426,12 +476,28 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::network::MAX_MESSAGE_SIZE;
+    use crate::primitives::DecodeError;
 
+    fn kind(name: &str) -> Kind {
+        Kind::all().find(|kind| kind.name() == name).expect("a row")
+    }
+
+    /// A codec that has asked for transactions.
     fn codec() -> FrameCodec {
         FrameCodec {
             reading: Arc::default(),
             stats: Arc::default(),
+            asked: Some(kind("request/transactions")),
         }
+    }
+
+    /// A message with its type's field before so many bytes.
+    fn message(field: u8, size: usize) -> Vec<u8> {
+        let mut bytes = vec![field << 3 | 2];
+        write_length(size, &mut bytes);
+        bytes.extend((0..size).map(|at| (at % 251) as u8));
+        bytes
     }
 
     async fn written(frame: Frame) -> Vec<u8> {
@@ -440,21 +506,28 @@ mod tests {
         io.into_inner()
     }
 
-    async fn read(bytes: Vec<u8>) -> io::Result<Frame> {
-        codec().read(&mut Cursor::new(bytes)).await
+    async fn read_answer(bytes: Vec<u8>) -> io::Result<Frame> {
+        let codec = codec();
+        codec
+            .read(&mut Cursor::new(bytes), Expected::AnswerTo(codec.asked))
+            .await
+    }
+
+    async fn read_request(bytes: Vec<u8>) -> io::Result<Frame> {
+        codec().read(&mut Cursor::new(bytes), Expected::Request).await
     }
 
     #[tokio::test]
     async fn frames_come_back() {
-        for size in [0, 1, 127, 128, 5_000, CHUNK, CHUNK + 1, 3_000_000, MAX_MESSAGE_SIZE] {
-            let payload: Vec<u8> = (0..size).map(|at| (at % 251) as u8).collect();
+        for size in [0, 1, 127, 128, 5_000, CHUNK, CHUNK + 1, 3_000_000, MAX_MESSAGE_SIZE - 5] {
+            let payload = message(3, size);
             let bytes = written(Frame::Payload(payload.clone().into())).await;
-            match read(bytes).await.expect("complete") {
+            match read_answer(bytes).await.expect("complete") {
                 Frame::Payload(back) => assert_eq!(back, payload),
                 other => panic!("{size}: {other:?}"),
             }
         }
-        let refusal = read(written(Frame::Refused(Refusal::Busy)).await)
+        let refusal = read_answer(written(Frame::Refused(Refusal::Busy)).await)
             .await
             .expect("complete");
         assert!(matches!(refusal, Frame::Refused(Refusal::Busy)), "{refusal:?}");
@@ -463,22 +536,41 @@ mod tests {
     #[tokio::test]
     async fn an_answer_over_the_limit_becomes_a_refusal() {
         let bytes = written(Frame::Payload(vec![0; MAX_MESSAGE_SIZE + 1].into())).await;
-        let frame = read(bytes).await.expect("complete");
+        let frame = read_answer(bytes).await.expect("complete");
         assert!(matches!(frame, Frame::Refused(Refusal::AnswerTooLarge)), "{frame:?}");
     }
 
     #[tokio::test]
+    async fn an_answer_to_another_question_is_wrong() {
+        let bytes = written(Frame::Payload(message(1, 10).into())).await;
+        let frame = read_answer(bytes).await.expect("complete");
+        let Frame::Bad(EnvelopeError::WrongAnswer { answer, request }) = frame else {
+            panic!("{frame:?}");
+        };
+        assert_eq!((answer, request), ("answer/blocks", "request/transactions"));
+    }
+
+    #[tokio::test]
     async fn a_length_over_the_limit_is_refused_before_anything_is_read() {
-        for length in [FRAME_MAX + 1, usize::MAX] {
+        let requests = kinds::max_bytes(Channel::Request) + ENVELOPE_OVERHEAD;
+        let answers = MAX_MESSAGE_SIZE + ENVELOPE_OVERHEAD;
+        for (length, expected, allowed) in [
+            (requests + 1, Expected::Request, requests),
+            (answers + 1, Expected::AnswerTo(codec().asked), answers),
+            (usize::MAX, Expected::AnswerTo(codec().asked), answers),
+        ] {
             let mut bytes = Vec::new();
             write_length(length, &mut bytes);
-            let frame = read(bytes).await.expect("the length is all that is looked at");
+            let frame = codec().read(&mut Cursor::new(bytes), expected).await;
+            let frame = frame.expect("the length is all that is looked at");
             let Frame::Bad(EnvelopeError::EnvelopeTooLarge { bytes, limit }) = frame else {
                 panic!("{frame:?}")
             };
-            assert_eq!((bytes, limit), (length as u64, FRAME_MAX));
+            assert_eq!((bytes, limit), (length as u64, allowed));
         }
-        let endless = read(vec![0xFF; 20]).await.expect("ten bytes are all that is looked at");
+        let endless = read_answer(vec![0xFF; 20])
+            .await
+            .expect("ten bytes are all that is looked at");
         assert!(
             matches!(endless, Frame::Bad(EnvelopeError::Malformed(_))),
             "{endless:?}"
@@ -486,12 +578,32 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_request_larger_than_its_type_is_refused_by_name_before_it_is_decompressed() {
+        // Each is small on the wire, since it compresses well.
+        let rows: [(Vec<u8>, &str); 2] = [
+            ([&[0x1A, 0xA0, 0xC2, 0x1E][..], &vec![0; 500_000]].concat(), "request"),
+            ([&[0x0A, 0xE8, 0x07][..], &vec![0; 1_000]].concat(), "request/blocks"),
+        ];
+        for (payload, name) in rows {
+            let bytes = written(Frame::Payload(payload.into())).await;
+            let frame = read_request(bytes).await.expect("complete");
+            assert!(
+                matches!(frame, Frame::Bad(EnvelopeError::Content(DecodeError::TooLarge { what, .. })) if what == name),
+                "{frame:?}"
+            );
+        }
+    }
+
+    #[tokio::test]
     async fn a_frame_that_ends_early_is_an_io_error() {
-        let mut bytes = written(Frame::Payload(vec![1; 1_000].into())).await;
+        let mut bytes = written(Frame::Payload(message(3, 1_000).into())).await;
         bytes.pop();
-        assert_eq!(read(bytes).await.expect_err("cut").kind(), io::ErrorKind::UnexpectedEof);
         assert_eq!(
-            read(vec![]).await.expect_err("empty").kind(),
+            read_answer(bytes).await.expect_err("cut").kind(),
+            io::ErrorKind::UnexpectedEof
+        );
+        assert_eq!(
+            read_answer(vec![]).await.expect_err("empty").kind(),
             io::ErrorKind::UnexpectedEof
         );
     }
@@ -499,17 +611,19 @@ mod tests {
     #[tokio::test]
     async fn half_read_frames_share_one_budget_and_give_it_back() {
         let codec = codec();
-        let bytes = written(Frame::Payload(vec![1; 1_000].into())).await;
+        let bytes = written(Frame::Payload(message(3, 1_000).into())).await;
         codec.reading.store(READING_MAX - 500, Ordering::Relaxed);
         let frame = codec
-            .read(&mut Cursor::new(&bytes))
+            .read(&mut Cursor::new(&bytes), Expected::AnswerTo(codec.asked))
             .await
             .expect("an answer, not an error");
         assert!(matches!(frame, Frame::Refused(Refusal::Busy)), "{frame:?}");
         assert_eq!(codec.reading.load(Ordering::Relaxed), READING_MAX - 500);
         codec.reading.store(0, Ordering::Relaxed);
         assert!(matches!(
-            codec.read(&mut Cursor::new(&bytes)).await,
+            codec
+                .read(&mut Cursor::new(&bytes), Expected::AnswerTo(codec.asked))
+                .await,
             Ok(Frame::Payload(_))
         ));
         assert_eq!(codec.reading.load(Ordering::Relaxed), 0);
@@ -526,7 +640,8 @@ mod tests {
 
         #[test]
         fn random_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = futures::executor::block_on(codec().read(&mut Cursor::new(bytes)));
+            let _ = futures::executor::block_on(read_request(bytes.clone()));
+            let _ = futures::executor::block_on(read_answer(bytes));
         }
     }
 }

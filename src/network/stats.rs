@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{Topic, envelope::EnvelopeError};
+use crate::primitives::{DecodeError, kinds::Kind};
 
 /// A number that anyone may read at any time.
 #[derive(Debug, Default)]
@@ -38,6 +39,28 @@ impl PerTopic {
     }
 }
 
+/// One counter for each type of message.
+#[derive(Debug)]
+pub struct PerKind([Counter; Kind::COUNT]);
+
+impl Default for PerKind {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Counter::default()))
+    }
+}
+
+impl PerKind {
+    /// The counter of a type.
+    pub fn of(&self, kind: Kind) -> &Counter {
+        &self.0[kind.index()]
+    }
+
+    /// All types together.
+    pub fn sum(&self) -> u64 {
+        self.0.iter().map(Counter::get).sum()
+    }
+}
+
 macro_rules! stats {
     ($($(#[doc = $help:literal])+ $name:ident: $kind:ty,)+) => {
         /// Counters and gauges of the network; a gauge says so.
@@ -47,7 +70,7 @@ macro_rules! stats {
         }
 
         impl Stats {
-            /// Name and value of everything but the counters by topic, in order of declaration.
+            /// Name and value of everything but the counters by topic or type, in order of declaration.
             pub fn list(&self) -> Vec<(&'static str, u64)> {
                 [$((stringify!($name), Readable::read(&self.$name))),+]
                     .into_iter()
@@ -69,6 +92,12 @@ impl Readable for Counter {
 }
 
 impl Readable for PerTopic {
+    fn read(&self) -> Option<u64> {
+        None
+    }
+}
+
+impl Readable for PerKind {
     fn read(&self) -> Option<u64> {
         None
     }
@@ -105,6 +134,12 @@ stats! {
     envelopes_too_large: Counter,
     /// Envelopes refused: malformed, not canonical, or with fields that make no sense.
     envelopes_malformed: Counter,
+    /// Messages refused: larger than their type allows, of no type, or out of place.
+    contents_refused: Counter,
+    /// Messages of others that came faster than their type allows: gossip is ignored, requests are refused.
+    limited_in: PerKind,
+    /// Own messages held back or given up because others would not take them so fast.
+    limited_out: PerKind,
     /// Envelopes refused: a compressed payload that is damaged or not of the declared size.
     envelopes_damaged: Counter,
     /// Envelopes refused: a compression that this node does not know.
@@ -113,8 +148,14 @@ stats! {
     connections_in: Counter,
     /// Connections opened by this node, since the start.
     connections_out: Counter,
-    /// Gauge: bootstrap peers that are not connected now.
+    /// Gauge: bootstrap peers, and validators to be kept, that are not connected now.
     reconnecting: Counter,
+    /// Peers dialed because there were too few: known from before, or heard of.
+    dials_known: Counter,
+    /// Connections closed because there were more than wanted.
+    trimmed: Counter,
+    /// Gauge: peers that this node knows how to reach.
+    known_peers: Counter,
     /// Dials that failed.
     dial_failures: Counter,
     /// Handshakes of others that failed.
@@ -155,7 +196,10 @@ impl Stats {
     pub(super) fn count_envelope(&self, error: &EnvelopeError) {
         use EnvelopeError as E;
         match error {
-            E::EnvelopeTooLarge { .. } | E::PayloadTooLarge { .. } => &self.envelopes_too_large,
+            E::EnvelopeTooLarge { .. } | E::PayloadTooLarge { .. } | E::Content(DecodeError::TooLarge { .. }) => {
+                &self.envelopes_too_large
+            }
+            E::Content(_) | E::WrongTopic { .. } | E::WrongAnswer { .. } => &self.contents_refused,
             E::Malformed(_) | E::NonCanonical { .. } | E::AttemptTooHigh { .. } | E::BadRefusal { .. } => {
                 &self.envelopes_malformed
             }

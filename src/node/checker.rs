@@ -11,13 +11,14 @@ use super::{
     bridge,
     inbox::{Inbox, Item, Lane, ReplyTo},
     metrics::{Meters, record},
+    roster::{AnnouncementError, Roster},
     serve::StoreServer,
 };
 use crate::{
     api::SubmitError,
     ledger::check,
     network::{self, Commands, Topic},
-    primitives::{Fault, PeerId, Request, message::Electorate},
+    primitives::{Announcement, Fault, PeerId, Request, kinds::Kind, message::Electorate},
     replica::{AnswerTicket, Input, InputError, input},
     sync::serve::is_for_store,
 };
@@ -261,6 +262,8 @@ pub struct Checker {
     pub commands: Commands,
     /// Answers questions for what is in the store.
     pub served: Arc<StoreServer>,
+    /// Checks where validators say they are, and answers questions for that.
+    pub roster: Arc<Roster>,
     /// Counts.
     pub meters: Arc<Meters>,
 }
@@ -289,6 +292,9 @@ impl Checker {
         let (mut submitted, mut bodies) = (Vec::new(), Vec::new());
         for (job, at) in batch {
             match job {
+                Job::Gossip { from, id, payload, .. } if is(Kind::ANNOUNCEMENT, &payload) => {
+                    self.announcement(from, id, &payload);
+                }
                 Job::Gossip { from, id, payload, .. } => {
                     heard.push(Heard { from, id, at });
                     payloads.push(payload);
@@ -366,7 +372,44 @@ impl Checker {
         self.pass(Lane::Bulk, right);
     }
 
+    /// Where a validator is. Not for the replica.
+    fn announcement(&self, from: network::PeerId, id: network::GossipId, payload: &Bytes) {
+        let taken = Announcement::from_gossip(payload).map_err(AnnouncementError::from);
+        let verdict = match taken.and_then(|announcement| self.roster.take(announcement)) {
+            Ok(true) => network::Verdict::Accept,
+            Ok(false) => network::Verdict::Ignore,
+            Err(error) => self.wrong_announcement(from, &error),
+        };
+        self.commands.verdict(id, verdict);
+    }
+
+    /// The answer to a question for them.
+    fn announcements(&self, from: network::PeerId, payload: &Bytes) {
+        let all = Announcement::from_answer(payload).unwrap_or_else(|error| {
+            self.wrong_announcement(from, &error.into());
+            Vec::new()
+        });
+        for announcement in all {
+            if let Err(error) = self.roster.take(announcement) {
+                self.wrong_announcement(from, &error);
+                return;
+            }
+        }
+    }
+
+    fn wrong_announcement(&self, from: network::PeerId, error: &AnnouncementError) -> network::Verdict {
+        self.meters.check_refused.add(1);
+        self.fault(from, error.fault(), "announcement", &error.to_string());
+        match error.fault() {
+            Fault::None | Fault::Late => network::Verdict::Ignore,
+            Fault::Careless | Fault::Hostile => network::Verdict::Reject,
+        }
+    }
+
     fn request(&self, from: network::PeerId, ticket: network::Ticket, payload: &Bytes, at: Instant) {
+        if is(Kind::GET_ANNOUNCEMENTS, payload) {
+            return self.commands.answer(ticket, self.roster.answer());
+        }
         let request = match Request::decode(payload) {
             Ok(request) => request,
             Err(error) => {
@@ -394,6 +437,9 @@ impl Checker {
     }
 
     fn response(&self, from: network::PeerId, request: network::RequestId, payload: &Bytes) {
+        if is(Kind::ANNOUNCEMENTS, payload) {
+            return self.announcements(from, payload);
+        }
         let answer = match input::check_response(&self.electorate, payload) {
             Ok(answer) => {
                 self.meters.checked.add(1);
@@ -424,6 +470,11 @@ impl Checker {
         tracing::debug!(peer = from.0, ?fault, what, reason, "a peer sent something wrong");
         self.commands.punish(from, bridge::fault(fault));
     }
+}
+
+/// Whether a message is of this type, told by its first bytes.
+fn is(kind: Kind, payload: &[u8]) -> bool {
+    Kind::of(kind.channel(), payload, payload.len()) == Ok(kind)
 }
 
 /// What becomes of jobs that there is no room for.

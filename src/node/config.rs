@@ -274,6 +274,11 @@ impl Config {
         self.data_dir.join("store")
     }
 
+    /// The place of what is remembered of peers.
+    pub fn peers_file(&self) -> PathBuf {
+        self.data_dir.join("peers.json")
+    }
+
     /// The network key's place.
     pub fn node_key(&self) -> PathBuf {
         self.data_dir.join("node.key")

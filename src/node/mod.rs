@@ -12,7 +12,9 @@
 //! | `run.rs` | the loop |
 //! | `checker.rs`, `inbox.rs` | from bytes to checked inputs, and where they wait |
 //! | `safety.rs`, `flusher.rs`, `serve.rs` | what touches the disk beside the loop's own writes |
+//! | `discovery.rs`, `roster.rs`, `peers_file.rs` | where validators are, and whom this node has met |
 //! | `config.rs` | settings, and where each mistake was made |
+//! | `descriptors.rs` | how many connections and files the system allows |
 //! | `metrics.rs`, `http.rs`, `ready.rs`, `progress.rs`, `telemetry.rs` | what operators see |
 //!
 //! Threads of the operating system do what blocks: the loop, the checks, the flusher, blocks and coins for peers. Tasks do the
@@ -22,6 +24,8 @@ mod bridge;
 pub mod checker;
 pub mod clock;
 pub mod config;
+pub mod descriptors;
+mod discovery;
 #[cfg(test)]
 mod docs;
 mod flusher;
@@ -30,8 +34,10 @@ pub mod inbox;
 pub mod metrics;
 mod open;
 mod pace;
+mod peers_file;
 mod progress;
 pub mod ready;
+pub mod roster;
 pub mod run;
 mod safety;
 mod serve;
@@ -49,11 +55,13 @@ use crate::{
 };
 use arc_swap::ArcSwap;
 use checker::{Checker, Job, Jobs};
+use discovery::Discovery;
 use flusher::Flushing;
 use inbox::{Inbox, Item, Lane};
 use metrics::{Meters, Prepared, Sources};
 use open::Opened;
 use ready::{Readiness, Watch};
+use roster::Roster;
 use run::{Heartbeat, Loop, RunError};
 use serve::StoreServer;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -130,19 +138,28 @@ impl Node {
     }
 
     async fn start_under(config: Config, cancel: CancellationToken) -> Result<Self, StartError> {
+        descriptors::raise(config.network.max_connections.into());
         let prepared = Prepared::new()?;
         let meters = prepared.meters.clone();
         let opened = open::open(&config, &meters).await?;
         // Ports before threads: what is taken is noticed while nothing has to be undone.
         let http_listener = http::bind(config.http.listen).await?;
         let chain = opened.genesis.chain_id();
-        let network = network::spawn(config.network.clone(), opened.identity_seed, chain.0, cancel.clone()).await?;
+        let network = network::spawn(
+            config.network.clone(),
+            opened.identity_seed,
+            chain.0,
+            vec![],
+            cancel.clone(),
+        )
+        .await?;
         let Network {
             local,
             listening,
             events,
             commands,
             peers,
+            known,
             stats,
             task,
         } = network;
@@ -177,8 +194,8 @@ impl Node {
         let (api_address, http_address) = (address(&api_listener)?, address(&http_listener)?);
         let metrics = Arc::new(prepared.with(Sources {
             snapshot: snapshot.clone(),
-            network: stats,
-            peers,
+            network: stats.clone(),
+            peers: peers.clone(),
             store: opened.store.clone(),
             meters: meters.clone(),
             inbox: inbox.clone(),
@@ -196,8 +213,28 @@ impl Node {
             first,
             voice,
             validator,
+            announcer,
             identity_seed: _,
+            remembered,
         } = opened;
+        let roster = {
+            let (electorate, snapshot) = (electorate.clone(), snapshot.clone());
+            let present = Box::new(move || electorate.of_epoch(snapshot.load().epoch).clone());
+            Arc::new(Roster::new(chain, present, validator, commands.clone()))
+        };
+        let discovery = Discovery {
+            roster: roster.clone(),
+            announcer,
+            chain,
+            identity: local,
+            listening: listening.clone(),
+            announce: config.network.announce.clone(),
+            commands: commands.clone(),
+            peers,
+            stats,
+            known,
+            file: config.peers_file(),
+        };
         let running = Running {
             cancel: cancel.clone(),
             tasks: tasks.clone(),
@@ -213,6 +250,7 @@ impl Node {
             inbox: inbox.clone(),
             commands: commands.clone(),
             served: blocks,
+            roster,
             meters: meters.clone(),
         };
         let on_events = {
@@ -247,7 +285,14 @@ impl Node {
             let _ = running.stop().await;
             return Err(error);
         }
-        tasks.spawn(watch_network(task, cancel.clone(), threads.clone()));
+        let network_ended = CancellationToken::new();
+        tasks.spawn(watch_network(
+            task,
+            cancel.clone(),
+            network_ended.clone(),
+            threads.clone(),
+        ));
+        tasks.spawn(discovery.run(remembered, cancel.clone(), network_ended));
         tasks.spawn(pump(events, jobs.clone(), inbox, commands.clone(), meters.clone()));
         tasks.spawn(take_submissions(submissions, jobs, commands, meters, cancel.clone()));
         let pages = http::Pages {
@@ -474,8 +519,14 @@ async fn serve_api(api: Arc<Api>, listener: tokio::net::TcpListener, cancel: Can
 }
 
 /// The network's task ends when the token is cancelled; if it ends otherwise, so does the node.
-async fn watch_network(task: tokio::task::JoinHandle<()>, cancel: CancellationToken, threads: Threads) {
+async fn watch_network(
+    task: tokio::task::JoinHandle<()>,
+    cancel: CancellationToken,
+    ended: CancellationToken,
+    threads: Threads,
+) {
     let result = task.await;
+    ended.cancel();
     if !cancel.is_cancelled() {
         let reason = result
             .err()

@@ -2,8 +2,11 @@
 //! threads.
 
 use super::{
-    Config, clock, http,
+    Config, clock,
+    discovery::Announcer,
+    http,
     metrics::{Meters, MetricsError},
+    peers_file::{self, Remembered},
     run::Voice,
     safety::{Safety, SafetyError},
 };
@@ -11,7 +14,7 @@ use crate::{
     api, network,
     primitives::{Genesis, PublicKey, genesis::GenesisError, limits::MAX_GENESIS_SIZE, message::Electorate},
     replica::{Core, Effects, OpenError, Records, SafetyRecord, Setup},
-    signer::{KeyFile, KeyFileError, KeyKind, LocalSigner},
+    signer::{KeyFile, KeyFileError, KeyKind, LocalSigner, Signer},
     store::{
         backend::StoreError,
         ledger_store::{LedgerStore, LedgerStoreError, StoreOptions},
@@ -21,7 +24,7 @@ use crate::{
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex},
 };
 use thiserror::Error;
 
@@ -107,7 +110,11 @@ pub(super) struct Opened {
     pub first: Effects,
     pub voice: Option<Voice>,
     pub validator: Option<PublicKey>,
+    /// Signs where this validator is; never a vote.
+    pub announcer: Option<Announcer>,
     pub identity_seed: [u8; 32],
+    /// Peers of before.
+    pub remembered: Remembered,
 }
 
 /// Reads and checks a genesis file.
@@ -170,6 +177,11 @@ fn open_blocking(config: &Config, meters: &Arc<Meters>) -> Result<Opened, StartE
     )?);
     let identity_seed = node_key(&config.node_key())?;
     let validator = key.as_ref().map(KeyFile::public_key);
+    let announcer = key.as_ref().map(|key| {
+        let signer: Box<dyn Signer> = Box::new(LocalSigner::new(&key.secret));
+        Arc::new(Mutex::new(signer))
+    });
+    let remembered = peers_file::read(&config.peers_file(), &chain);
     tracing::info!(chain = %chain, network = genesis.network, height = store.height().0, "store opened");
 
     let path = config.safety_log();
@@ -222,7 +234,9 @@ fn open_blocking(config: &Config, meters: &Arc<Meters>) -> Result<Opened, StartE
         first,
         voice,
         validator,
+        announcer,
         identity_seed,
+        remembered,
     })
 }
 

@@ -43,3 +43,9 @@ pub const MAX_VOTE_BATCHES_PER_REQUEST: u32 = 1_000;
 pub const ANSWER_BYTES: usize = 8_500_000;
 /// Bytes of a genesis.
 pub const MAX_GENESIS_SIZE: usize = 256 * 1024 * 1024;
+/// Addresses in an announcement.
+pub const MAX_ADDRESSES_PER_ANNOUNCEMENT: usize = 8;
+/// Bytes of an address.
+pub const MAX_ADDRESS_BYTES: usize = 256;
+/// Bytes of a peer id.
+pub const MAX_PEER_BYTES: usize = 64;

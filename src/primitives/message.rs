@@ -9,6 +9,7 @@ use super::{
     fault::Fault,
     hash::{BlockId, ChainId, Hash, TxId},
     keys::{Signature, SignatureBatch},
+    kinds::{self, Channel, Topic},
     limits::{
         MAX_BLOCK_REJECTIONS, MAX_BLOCK_TRANSACTIONS, MAX_BLOCKS_PER_REQUEST, MAX_HEADERS_PER_REQUEST,
         MAX_TRANSACTION_BYTES_PER_MESSAGE, MAX_TRANSACTIONS_PER_MESSAGE, MAX_TXIDS_PER_REQUEST, MAX_UTXOS_PER_PAGE,
@@ -310,6 +311,7 @@ impl Gossip {
     /// Back from [`Gossip::encode`].
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         use proto::gossip::Kind;
+        kinds::Kind::check(Channel::Gossip(Topic::Consensus), bytes)?;
         let message: proto::Gossip = wire::decode("gossip", bytes)?;
         Ok(match wire::required("gossip kind", message.kind)? {
             Kind::Transactions(transactions) => Self::Transactions(checked_transactions(transactions.transactions)?),
@@ -327,6 +329,7 @@ impl Gossip {
                     sequences: status.sequences,
                 })
             }
+            Kind::Announcement(_) => return Err(not_for_the_replica("announcement")),
         })
     }
 
@@ -376,6 +379,14 @@ impl Gossip {
             }
             Self::Proposal(proposal) => proposal.queue_signatures(electorate, batch),
         }
+    }
+}
+
+/// [`crate::primitives::Announcement`]s concern whoever keeps connections, and are read there.
+fn not_for_the_replica(what: &'static str) -> DecodeError {
+    DecodeError::Malformed {
+        what,
+        reason: "it has no place here".to_owned(),
     }
 }
 
@@ -518,6 +529,7 @@ impl Request {
     /// Back from [`Request::encode`].
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         use proto::request::Kind;
+        kinds::Kind::check(Channel::Request, bytes)?;
         let message: proto::Request = wire::decode("request", bytes)?;
         let txids = |bytes: &[u8]| {
             let txids = txids_from_bytes("requested txids", bytes, MAX_TXIDS_PER_REQUEST)?;
@@ -582,6 +594,7 @@ impl Request {
                     max_count: get.max_count,
                 }
             }
+            Kind::Announcements(_) => return Err(not_for_the_replica("request for announcements")),
         })
     }
 }
@@ -660,6 +673,7 @@ impl Response {
     /// Back from [`Response::encode`].
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         use proto::response::Kind;
+        kinds::Kind::check(Channel::Answer, bytes)?;
         let message: proto::Response = wire::decode("response", bytes)?;
         Ok(match wire::required("response kind", message.kind)? {
             Kind::Blocks(blocks) => {
@@ -720,6 +734,7 @@ impl Response {
                 Self::ClosingHeaders(headers.collect::<Result<_, _>>()?)
             }
             Kind::Pruned(from) => Self::Pruned { from: Height(from) },
+            Kind::Announcements(_) => return Err(not_for_the_replica("answer with announcements")),
         })
     }
 }

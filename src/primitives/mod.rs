@@ -6,12 +6,14 @@
 
 pub mod address;
 pub mod amount;
+pub mod announcement;
 pub mod block;
 pub mod certificate;
 pub mod fault;
 pub mod genesis;
 pub mod hash;
 pub mod keys;
+pub mod kinds;
 pub mod limits;
 pub mod message;
 #[macro_use]
@@ -25,6 +27,7 @@ pub mod wire;
 
 pub use address::{Address, AddressError};
 pub use amount::Amount;
+pub use announcement::Announcement;
 pub use block::{Block, BlockHeader, CommittedBlock};
 pub use certificate::{BlockCertificate, Certificate, CertificateError, RoundCertificate, VoteProof};
 pub use fault::Fault;

@@ -43,6 +43,24 @@ pub enum DecodeError {
         /// The most allowed.
         max: usize,
     },
+    /// A message that is larger than its type allows.
+    #[error("{what}: {bytes} bytes, at most {max} are allowed")]
+    TooLarge {
+        /// The type.
+        what: &'static str,
+        /// Its length.
+        bytes: usize,
+        /// The most allowed.
+        max: usize,
+    },
+    /// A type of message that this node does not know; perhaps the sender is newer.
+    #[error("{what}: unknown type {field}")]
+    UnknownKind {
+        /// How it came.
+        what: &'static str,
+        /// The type's field.
+        field: u64,
+    },
     /// A field that must be there is not.
     #[error("{what} is missing")]
     Missing {
@@ -68,9 +86,12 @@ pub enum DecodeError {
 }
 
 impl DecodeError {
-    /// No correct program sends such bytes.
+    /// No correct program sends such bytes, but a newer one may know more types.
     pub const fn fault(&self) -> Fault {
-        Fault::Hostile
+        match self {
+            Self::UnknownKind { .. } => Fault::Careless,
+            _ => Fault::Hostile,
+        }
     }
 }
 

@@ -32,8 +32,8 @@ const COINS_PER_FUNDING: usize = MAX_OUTPUTS - 1;
 const AMOUNT: Amount = Amount(1_000);
 /// Payments that may lie signed and waiting; about 400 bytes each.
 const MAX_AHEAD: u64 = 1_000_000;
-/// Coins that are left to the wallet, if there are enough: the largest, which `wallet send` takes first.
-const LEFT_TO_WALLET: usize = 100;
+/// Coins of the wallet that may be too small to be split, at most.
+const SMALL_COINS: usize = 100;
 /// How long funding may take.
 const FUNDING: Duration = Duration::from_secs(60);
 
@@ -128,7 +128,8 @@ pub(in crate::cli) async fn fund(
 async fn sources(client: &Client, wallet: &Wallet, count: usize) -> anyhow::Result<Vec<Spendable>> {
     let mut sources = Vec::new();
     for key in wallet.keys() {
-        let found = client.coins(&key.lock, count + LEFT_TO_WALLET).await?;
+        // Change of earlier payments may be small.
+        let found = client.coins(&key.lock, count + SMALL_COINS).await?;
         sources.extend(found.into_iter().map(|coin| Spendable {
             outpoint: coin.outpoint,
             value: coin.value,
@@ -136,9 +137,6 @@ async fn sources(client: &Client, wallet: &Wallet, count: usize) -> anyhow::Resu
         }));
     }
     sources.sort_by_key(|coin| std::cmp::Reverse(coin.value));
-    // A payment that the wallet has under way took the first: no conflict with that.
-    let spare = sources.len().saturating_sub(count).min(LEFT_TO_WALLET);
-    sources.drain(..spare);
     sources.truncate(count);
     ensure!(
         sources.len() == count,

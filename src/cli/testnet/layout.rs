@@ -18,9 +18,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Coins of the faucet, and what each is worth: enough for large loads.
+/// Coins of the faucet: enough for large loads.
 const FAUCET_COINS: usize = 20_000;
-const FAUCET_COIN: Amount = Amount(1_000 * UNITS_PER_TIME);
+/// Coins that probes begin with: one for each start of the table.
+const PROBE_COINS: usize = 100;
+/// What each is worth.
+const FIRST_COIN: Amount = Amount(1_000 * UNITS_PER_TIME);
 /// Addresses of a test network begin with this.
 const NETWORK: &str = "ltime";
 
@@ -65,6 +68,16 @@ impl Layout {
 
     pub(super) fn faucet(&self) -> PathBuf {
         self.dir.join("faucet.json")
+    }
+
+    /// The wallet that the table's probes pay from: nobody else's payments meet theirs.
+    pub(super) fn probes(&self) -> PathBuf {
+        self.dir.join("probes.json")
+    }
+
+    /// The wallet that validators' rewards go to.
+    fn rewards(&self) -> PathBuf {
+        self.dir.join("rewards.json")
     }
 
     /// API addresses, separated by commas.
@@ -127,9 +140,15 @@ impl Layout {
     }
 
     fn write(&self) -> anyhow::Result<()> {
-        let key = Key::random("faucet");
-        let faucet = key.lock;
-        Wallet::create(&self.faucet(), NETWORK, vec![key])?;
+        let purse = |path: PathBuf, label: &str| -> anyhow::Result<LockHash> {
+            let key = Key::random(label);
+            let lock = key.lock;
+            Wallet::create(&path, NETWORK, vec![key])?;
+            Ok(lock)
+        };
+        let faucet = purse(self.faucet(), "faucet")?;
+        let probes = purse(self.probes(), "probes")?;
+        let rewards = purse(self.rewards(), "rewards")?;
         let mut keys = Vec::new();
         let mut identities = Vec::new();
         for node in &self.nodes {
@@ -141,7 +160,7 @@ impl Layout {
             identity.save(&node.dir.join("data").join("node.key"))?;
             identities.push(identity.public_key());
         }
-        let genesis = genesis(&keys, faucet)?;
+        let genesis = genesis(&keys, rewards, &[(faucet, FAUCET_COINS), (probes, PROBE_COINS)])?;
         fs::write(self.genesis(), genesis.encode())?;
         for (number, node) in self.nodes.iter().enumerate() {
             fs::write(node.config(), self.config(number, &identities)?)?;
@@ -193,22 +212,25 @@ fn node_dir(dir: &Path, number: usize) -> PathBuf {
     dir.join(format!("node{number}"))
 }
 
-fn genesis(keys: &[PublicKey], faucet: LockHash) -> anyhow::Result<Genesis> {
+fn genesis(keys: &[PublicKey], rewards: LockHash, purses: &[(LockHash, usize)]) -> anyhow::Result<Genesis> {
     let validator = |key: &PublicKey| Validator {
         public_key: *key,
         power: 1,
-        payout: faucet,
+        payout: rewards,
     };
-    let coin = Output {
-        value: FAUCET_COIN,
-        lock: faucet,
+    let coins = |(lock, count): &(LockHash, usize)| {
+        let coin = Output {
+            value: FIRST_COIN,
+            lock: *lock,
+        };
+        vec![coin; *count]
     };
     let genesis = Genesis {
         network: NETWORK.to_owned(),
         time: now(),
         params: Params::default(),
         validators: ValidatorSet::new(keys.iter().map(validator).collect())?,
-        coins: vec![coin; FAUCET_COINS],
+        coins: purses.iter().flat_map(coins).collect(),
     };
     genesis.check()?;
     Ok(genesis)
@@ -234,9 +256,17 @@ mod tests {
         let dir = temporary.path().join("net");
         let layout = Layout::open_or_create(&dir, 3).expect("writes");
         let genesis = node::read_genesis(&layout.genesis()).expect("a valid genesis");
-        assert_eq!((genesis.validators.len(), genesis.coins.len()), (3, FAUCET_COINS));
-        let wallet = Wallet::open(&layout.faucet()).expect("a wallet");
-        assert!(genesis.coins.iter().all(|coin| wallet.owns(&coin.lock)));
+        assert_eq!(
+            (genesis.validators.len(), genesis.coins.len()),
+            (3, FAUCET_COINS + PROBE_COINS)
+        );
+        for (path, count) in [(layout.faucet(), FAUCET_COINS), (layout.probes(), PROBE_COINS)] {
+            let wallet = Wallet::open(&path).expect("a wallet");
+            assert_eq!(
+                genesis.coins.iter().filter(|coin| wallet.owns(&coin.lock)).count(),
+                count
+            );
+        }
         for node in &layout.nodes {
             let (config, warnings) = node::Config::load(Some(&node.config()), [], &[]).expect("valid settings");
             assert!(warnings.is_empty(), "{warnings:?}");

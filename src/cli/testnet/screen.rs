@@ -198,7 +198,7 @@ fn draw(rows: &[Row], in_place: bool, drawn: usize) -> std::io::Result<usize> {
 async fn probe_all(layout: &Layout, latencies: mpsc::Sender<(usize, Duration)>) -> anyhow::Result<()> {
     let nodes: Vec<String> = layout.nodes.iter().map(|node| node.api.to_string()).collect();
     let target = Target::connect(&nodes).await?;
-    let wallet = Wallet::open(&layout.faucet())?;
+    let wallet = Wallet::open(&layout.probes())?;
     let payers = Payers::new(nodes.len());
     let coins = payers::fund(&target, &wallet, &payers, nodes.len()).await?;
     let probes = coins

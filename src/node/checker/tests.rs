@@ -40,12 +40,20 @@ impl Bench {
             ..crate::network::Config::default()
         };
         let cancel = CancellationToken::new();
-        let network = crate::network::spawn(config, [2; 32], [3; 32], cancel.clone())
+        let network = crate::network::spawn(config, [2; 32], [3; 32], vec![], cancel.clone())
             .await
             .expect("starts");
         let store = LedgerStore::open(Arc::new(MemoryBackend::new()), &genesis).expect("opens");
         let (blocks, _) = StoreServer::new(Arc::new(store), network.commands.clone());
+        let set = Arc::new(genesis.validators.clone());
+        let roster = Roster::new(
+            genesis.chain_id(),
+            Box::new(move || set.clone()),
+            None,
+            network.commands.clone(),
+        );
         let checker = Checker {
+            roster: Arc::new(roster),
             electorate: Electorate::new(genesis.chain_id(), 100, Arc::new(genesis.validators)),
             jobs: Arc::new(Jobs::new(max, 1 << 20)),
             inbox: Arc::new(Inbox::new(1_000)),
@@ -303,4 +311,37 @@ async fn questions_for_blocks_do_not_reach_the_loop_and_others_do() {
         ),
         "{items:?}"
     );
+}
+
+#[tokio::test]
+async fn announcements_are_for_the_roster_and_not_for_the_loop() {
+    let bench = Bench::new(100).await;
+    let address: libp2p::Multiaddr = "/ip4/192.0.2.1/tcp/7310".parse().expect("an address");
+    let mut announcement = Announcement {
+        validator: bench.key.public(),
+        peer: network::identity([1; 32]).to_bytes(),
+        addresses: vec![address.to_vec()],
+        counter: 1,
+        signature: crate::primitives::Signature([0; 64]),
+    };
+    let forged = announcement.to_gossip();
+    announcement.signature = bench.key.sign(&announcement.digest(&bench.checker.electorate.chain));
+    bench.checker.jobs.offer([
+        bench.raw(1, Topic::Consensus, forged),
+        bench.raw(2, Topic::Consensus, announcement.to_gossip()),
+        Job::Response {
+            from: network::PeerId(1),
+            request: network::RequestId(1),
+            payload: Announcement::answer(std::iter::once(&announcement)).into(),
+        },
+        Job::Request {
+            from: network::PeerId(1),
+            ticket: network::Ticket(1),
+            payload: Announcement::request().into(),
+        },
+    ]);
+    assert!(bench.check().is_empty(), "nothing of it reaches the loop");
+    assert_eq!(bench.checker.roster.all(), [announcement]);
+    assert_eq!(bench.checker.meters.faults_hostile.get(), 1, "the forged one");
+    bench.cancel.cancel();
 }

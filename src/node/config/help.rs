@@ -37,6 +37,18 @@ const HELP: &[(&str, &str)] = &[
         "Peers to keep a connection to, as /ip4/192.0.2.1/tcp/7310 or /dns4/seed.example.org/tcp/7310; /p2p/<identity> at the end makes sure of whom it is.",
     ),
     (
+        "network.announce",
+        "Addresses at which others reach this node, if not where it listens: behind a router, or by a name.",
+    ),
+    (
+        "network.target_peers",
+        "Connections that this node wants to have opened itself: while there are fewer, it dials peers that it knows or hears of; 0 to dial only bootstrap peers and validators, and to tell others of nobody.",
+    ),
+    (
+        "network.discovery_interval_ms",
+        "How often this node asks around for peers while it has too few, in milliseconds; 12 times as long otherwise.",
+    ),
+    (
         "network.max_connections",
         "Connections in all; bootstrap peers given with their identity are let in beyond it.",
     ),

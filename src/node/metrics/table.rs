@@ -2,8 +2,9 @@
 
 use super::{Sources, TOPICS, process};
 use crate::{
+    network::stats::PerKind,
     node::clock,
-    primitives::{Phase, Time},
+    primitives::{Phase, Time, kinds::Kind},
     replica::Snapshot,
 };
 use std::fmt::Write as _;
@@ -135,6 +136,13 @@ impl IntoF64 for f64 {
     fn into_f64(self) -> f64 {
         self
     }
+}
+
+fn by_type(counters: &PerKind) -> Values {
+    let rated = Kind::all().filter(|kind| kind.rate().is_some());
+    rated
+        .map(|kind| (kind.name(), counters.of(kind).get().into_f64()))
+        .collect()
 }
 
 fn snapshot<T: IntoF64>(sources: &Sources, read: impl Fn(&Snapshot) -> T) -> Values {
@@ -279,6 +287,18 @@ pub(super) const COUNTERS: &[Row] = &[
                 .map(|topic| (topic.name(), s.network.gossip_out.of(*topic).get().into_f64()))
                 .collect()
         },
+    ),
+    labelled(
+        "timecoin_messages_over_limit_total",
+        "type",
+        "Messages of peers that came faster than their type allows, and were not taken in.",
+        |s| by_type(&s.network.limited_in),
+    ),
+    labelled(
+        "timecoin_messages_held_back_total",
+        "type",
+        "Own messages held back because peers would not take them so fast.",
+        |s| by_type(&s.network.limited_out),
     ),
     labelled(
         "timecoin_network_total",

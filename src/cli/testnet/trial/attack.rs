@@ -87,11 +87,13 @@ async fn join(
     let config = network::Config {
         listen: vec![],
         bootstrap: attack.to.iter().map(address).collect::<std::result::Result<_, _>>()?,
+        // Only those that it is to attack.
+        target_peers: 0,
         ..network::Config::default()
     };
     let mut identity = [0; 32];
     rand::fill(&mut identity);
-    network::spawn(config, identity, chain.0, cancel)
+    network::spawn(config, identity, chain.0, vec![], cancel)
         .await
         .context("the attacker's own network")
 }

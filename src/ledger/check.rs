@@ -105,16 +105,16 @@ pub fn check_lists(chain: &ChainId, lists: &[&[impl AsRef<[u8]>]]) -> Vec<Result
         queued.push(transactions);
     }
     let verdicts = signatures.verify_parts(&parts);
-    let judge = |(transactions, wrong): (Result<Vec<(Transaction, Range<usize>)>, CheckError>, Option<usize>)| {
-        let transactions = transactions?.into_iter();
-        transactions
-            .map(|(transaction, range)| {
+    let judged = queued.into_iter().zip(verdicts);
+    judged
+        .map(|(transactions, wrong)| {
+            let judge = |(transaction, range): (Transaction, Range<usize>)| {
                 let valid: Vec<bool> = range.map(|position| Some(position) != wrong).collect();
                 verdict(transaction, &valid)
-            })
-            .collect()
-    };
-    queued.into_iter().zip(verdicts).map(judge).collect()
+            };
+            transactions?.into_iter().map(judge).collect()
+        })
+        .collect()
 }
 
 /// Checks everything but the signatures and queues those; answers where in the batch they are.

@@ -147,9 +147,10 @@ impl SledBackend {
             stopping: AtomicBool::new(false),
         });
         let in_thread = shared.clone();
-        let thread = std::thread::Builder::new()
-            .name("store".into())
-            .spawn(move || in_thread.run());
+        let thread = std::thread::Builder::new().name("store".into()).spawn(move || {
+            step_back();
+            in_thread.run();
+        });
         let thread = thread.map_err(|source| io(dir, "starting the store's thread", source))?;
         Ok(SledBackend {
             shared,
@@ -168,6 +169,12 @@ impl SledBackend {
         drop(current);
         self.shared.wait_for_waiting(0)
     }
+}
+
+/// This thread's work is never urgent: what it moves is on the disk already. Where the system refuses, all is as before.
+fn step_back() {
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::setpriority_process(None, 10);
 }
 
 impl Drop for SledBackend {

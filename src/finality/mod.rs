@@ -9,7 +9,7 @@
 //! |---|---|---|
 //! | Lock | the body is here, its inputs exist, none of them is locked for another, it is neither abandoned nor rejected | its inputs are locked for it |
 //! | Final | a quorum has cast Lock, and this validator has not cast Abandon | never Abandon |
-//! | Abandon | it has a rival and no lock certificate came within `contest_after`, or more than a third has abandoned, or somebody has and no lock certificate came within ten times `contest_after` | never Final; **the lock stays** |
+//! | Abandon | it has a rival and no lock certificate came within `contest_after`, or more than a third has abandoned | never Final; **the lock stays** |
 //!
 //! A quorum of Final makes it *final*. A quorum of Abandon lets a block *reject* it; locks are freed when that block is
 //! committed, never before.
@@ -79,9 +79,6 @@ const MAX_EARLY: usize = 64;
 const MAX_COOLDOWN: u64 = 1 << 10;
 /// How often the pause before one more lock without room doubles.
 const MAX_SQUEEZE_DOUBLINGS: u32 = 6;
-/// So many times `contest_after` must pass since somebody's Abandon before it is joined though no rival is known here: a
-/// block may have rejected the rival before this node heard of the other. Long, since a liar can say Abandon of anything.
-const DOUBT_FACTOR: u64 = 10;
 /// Coins whose rejections are remembered.
 const MAX_COOLING: usize = 10_000;
 
@@ -175,8 +172,6 @@ struct Payment {
     abandons: Tally<Voice>,
     mine: Mine,
     contested: Option<Time>,
-    /// When somebody's Abandon was heard first.
-    doubted: Option<Time>,
     certified: Option<Time>,
     finalled: bool,
     rejectable: bool,
@@ -195,7 +190,6 @@ impl Payment {
             abandons: Tally::default(),
             mine: Mine::default(),
             contested: None,
-            doubted: None,
             certified: None,
             finalled: false,
             rejectable: false,
@@ -1033,11 +1027,6 @@ impl Finality {
         if !payment.tally(vote.kind).add(&set, validator, voice) {
             return false;
         }
-        if vote.kind == VoteKind::Abandon && payment.doubted.is_none() {
-            payment.doubted = Some(now);
-            self.due
-                .insert((now.plus_ms(DOUBT_FACTOR * self.config.contest_after_ms), vote.txid));
-        }
         self.votes_counted += 1;
         self.watch(validator, vote);
         true
@@ -1139,10 +1128,7 @@ impl Finality {
         }
         let expired = payment
             .contested
-            .is_some_and(|since| now >= since.plus_ms(contest_after))
-            || payment
-                .doubted
-                .is_some_and(|since| now >= since.plus_ms(DOUBT_FACTOR * contest_after));
+            .is_some_and(|since| now >= since.plus_ms(contest_after));
         let hopeless = (expired && payment.certified.is_none()) || payment.abandons.exceeds_third(&set);
         if may_vote && hopeless && payment.body.is_some() && !payment.mine.finality && !payment.mine.abandon {
             payment.mine.abandon = true;

@@ -177,24 +177,6 @@ fn a_rival_is_not_locked_and_both_are_abandoned_in_time() {
 }
 
 #[test]
-fn what_somebody_abandoned_is_abandoned_by_all_in_the_end_unless_it_is_certified() {
-    let (mut one, stuck, fine) = (One::new(), spend(&[1], 1), spend(&[2], 2));
-    one.submit(&stuck);
-    one.submit(&fine);
-    assert_eq!(one.said(), [(Lock, stuck.txid()), (Lock, fine.txid())]);
-    // One of four has seen a rival of `stuck` that a block rejected before it came here; it says the same of `fine`, a
-    // lie that changes nothing for what the others lock.
-    one.hear(&[1], Abandon, stuck.txid());
-    one.hear(&[1], Abandon, fine.txid());
-    one.wait(DOUBT_FACTOR * CONTEST_MS - 1);
-    assert_eq!(one.said(), []);
-    one.hear(&[2, 3], Lock, fine.txid());
-    assert_eq!(one.said(), [(Final, fine.txid())]);
-    one.wait(1);
-    assert_eq!(one.said(), [(Abandon, stuck.txid())]);
-}
-
-#[test]
 fn each_validator_backs_one_spender_of_a_coin_and_no_more() {
     let mut one = One::new();
     let [mine, theirs, third, fourth] = [1, 2, 3, 4].map(|salt| spend(&[1], salt));

@@ -172,6 +172,8 @@ struct Payment {
     abandons: Tally<Voice>,
     mine: Mine,
     contested: Option<Time>,
+    /// A rival that a block rejected, to be shown to those who never saw it: nothing else tells them that there was one.
+    rejected_rival: Option<CheckedTransaction>,
     certified: Option<Time>,
     finalled: bool,
     rejectable: bool,
@@ -190,6 +192,7 @@ impl Payment {
             abandons: Tally::default(),
             mine: Mine::default(),
             contested: None,
+            rejected_rival: None,
             certified: None,
             finalled: false,
             rejectable: false,
@@ -489,11 +492,40 @@ impl Finality {
         }
         for txid in rejected {
             self.cool_down(*txid);
-            self.settle(*txid);
+            if let Some(body) = self.body(txid) {
+                self.settle(*txid);
+                self.on_rejected_rival(now, &body);
+            } else {
+                self.settle(*txid);
+            }
         }
         self.warm_up();
         self.pump(now);
         dead.into_iter().collect()
+    }
+
+    /// A transaction that a block has rejected is shown (again): whatever is open here and wants one of its coins has, or
+    /// had, a rival. Answers whether that was news.
+    ///
+    /// Without it a coin can hang until the epoch ends: who saw both rivals has abandoned both, a block rejects one, and
+    /// whoever hears of the other only then sees no reason to abandon it, while too few are left to lock it.
+    pub fn on_rejected_rival(&mut self, now: Time, rejected: &CheckedTransaction) -> bool {
+        let spenders = rejected
+            .inputs()
+            .iter()
+            .filter_map(|outpoint| self.spenders.get(outpoint));
+        let rivals: BTreeSet<TxId> = spenders.flatten().copied().collect();
+        let mut news = false;
+        for txid in rivals {
+            if let Some(payment) = self.payments.get_mut(&txid)
+                && payment.rejected_rival.is_none()
+            {
+                payment.rejected_rival = Some(rejected.clone());
+                news |= payment.contested.is_none();
+                self.contest(now, txid);
+            }
+        }
+        news
     }
 
     /// Votes have named a transaction that a block settled long ago, or before a restart: there is no case.
@@ -911,15 +943,15 @@ impl Finality {
         self.bodyless.iter().filter(old).copied().collect()
     }
 
-    /// Own payments' bodies that no certificate has come for, admitted before `before`: to be shown to others again.
+    /// Bodies of payments that no certificate has come for, admitted before `before`: to be shown to others again, each
+    /// after the rejected rival that it had.
     pub fn uncertified(&self, before: Time, max: usize) -> Vec<CheckedTransaction> {
         let old = |payment: &&Payment| payment.certified.is_none() && payment.named < before;
-        let bodies = self
-            .payments
-            .values()
-            .filter(old)
-            .filter_map(|payment| payment.body.as_ref());
-        bodies.take(max).map(|body| body.transaction.clone()).collect()
+        let bodies = self.payments.values().filter(old).flat_map(|payment| {
+            let body = payment.body.as_ref().map(|body| &body.transaction);
+            payment.rejected_rival.iter().chain(body)
+        });
+        bodies.take(max).cloned().collect()
     }
 
     /// Payments that were named before `before` and are not final: certificates for them may exist elsewhere.

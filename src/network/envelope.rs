@@ -16,14 +16,15 @@ use prost::Message;
 use prost::bytes::Bytes;
 
 use super::Fault;
-use crate::primitives::DecodeError;
+use crate::primitives::{DecodeError, limits::MAX_PEER_BYTES};
 
 /// The most bytes that a payload may have, compressed or not (protocol section 9).
 pub const MAX_MESSAGE_SIZE: usize = 10_000_000;
 /// Payloads above this many bytes are compressed when that makes them smaller (protocol section 9).
 pub const COMPRESSION_THRESHOLD: usize = 1_024;
-/// Bytes that an envelope may have beyond its payload: tags and lengths of its five fields, rounded up.
-pub const ENVELOPE_OVERHEAD: usize = 64;
+/// Bytes that an envelope may have beyond its payload: tags and lengths of its fields and the longest origin,
+/// rounded up.
+pub const ENVELOPE_OVERHEAD: usize = 128;
 /// The highest `attempt`. It bounds how many encodings, and so gossip names, one payload has.
 pub const MAX_ATTEMPT: u32 = 32;
 /// (De)compressing up to this many bytes takes less than 0.1 ms and is done in place; more goes to a blocking thread.
@@ -51,6 +52,8 @@ struct Wire {
     payload: Bytes,
     #[prost(int32, tag = "5")]
     refusal: i32,
+    #[prost(bytes = "bytes", tag = "6")]
+    origin: Bytes,
 }
 
 /// Why a peer did not answer a request.
@@ -127,6 +130,12 @@ pub enum EnvelopeError {
     AttemptTooHigh {
         /// The counter as received.
         attempt: u32,
+    },
+    /// No peer id has so many bytes.
+    #[error("an origin of {bytes} bytes, at most {MAX_PEER_BYTES} are allowed")]
+    OriginTooLong {
+        /// Its length.
+        bytes: usize,
     },
     /// A refusal where none belongs, one with a payload, or an unknown one.
     #[error("refusal {code} with {bytes} bytes of payload where that makes no sense")]
@@ -221,6 +230,7 @@ impl Envelope {
                 attempt: 0,
                 payload: payload.into(),
                 refusal: 0,
+                origin: Bytes::new(),
             },
         })
     }
@@ -234,8 +244,20 @@ impl Envelope {
                 attempt: 0,
                 payload: Bytes::new(),
                 refusal: refusal.code(),
+                origin: Bytes::new(),
             },
         }
+    }
+
+    /// Says who publishes it.
+    pub fn published_by(mut self, peer: libp2p::PeerId) -> Self {
+        self.wire.origin = peer.to_bytes().into();
+        self
+    }
+
+    /// Whether this peer says that it published it.
+    pub fn is_published_by(&self, peer: libp2p::PeerId) -> bool {
+        self.wire.origin == peer.to_bytes()
     }
 
     /// The bytes for the wire, stamped with the number of the attempt.
@@ -349,6 +371,10 @@ fn check(wire: &Wire) -> Result<(), EnvelopeError> {
     checked_size(real as u64)?;
     if wire.attempt > MAX_ATTEMPT {
         return Err(EnvelopeError::AttemptTooHigh { attempt: wire.attempt });
+    }
+    if wire.origin.len() > MAX_PEER_BYTES {
+        let bytes = wire.origin.len();
+        return Err(EnvelopeError::OriginTooLong { bytes });
     }
     if wire.refusal != 0 && (Refusal::from_code(wire.refusal).is_none() || real != 0 || declared != 0) {
         return Err(EnvelopeError::BadRefusal {

@@ -149,6 +149,8 @@ pub(super) struct Unjudged {
     pub(super) message: MessageId,
     pub(super) source: libp2p::PeerId,
     pub(super) kind: Kind,
+    /// Whether `source` published it itself.
+    pub(super) first_hand: bool,
     since: Instant,
 }
 
@@ -167,6 +169,7 @@ impl Judge {
         message: MessageId,
         source: libp2p::PeerId,
         kind: Kind,
+        first_hand: bool,
         now: Instant,
     ) -> (GossipId, Option<Unjudged>) {
         self.last += 1;
@@ -177,6 +180,7 @@ impl Judge {
                 message,
                 source,
                 kind,
+                first_hand,
                 since: now,
             },
         );
@@ -407,19 +411,19 @@ mod tests {
         let mut judge = Judge::default();
         let source = libp2p::PeerId::random();
         let message = |number: usize| MessageId::new(&number.to_be_bytes());
-        let (first, _) = judge.add(message(0), source, Kind::ANNOUNCEMENT, now);
+        let (first, _) = judge.add(message(0), source, Kind::ANNOUNCEMENT, true, now);
         assert_eq!(judge.take(first).map(|entry| entry.message), Some(message(0)));
         assert!(judge.take(first).is_none());
         let ids: Vec<_> = (0..UNJUDGED_MAX)
-            .map(|number| judge.add(message(number), source, Kind::ANNOUNCEMENT, now).0)
+            .map(|number| judge.add(message(number), source, Kind::ANNOUNCEMENT, true, now).0)
             .collect();
-        let (_, oldest) = judge.add(message(9), source, Kind::ANNOUNCEMENT, now);
+        let (_, oldest) = judge.add(message(9), source, Kind::ANNOUNCEMENT, true, now);
         assert_eq!(oldest.map(|entry| entry.message), Some(message(0)));
         assert!(judge.take(ids[0]).is_none());
         judge.take(ids[2]);
         // Judging everything but the oldest must not let the order of numbers grow without end.
         for _ in 0..5 * UNJUDGED_MAX {
-            let (id, _) = judge.add(message(1), source, Kind::ANNOUNCEMENT, now);
+            let (id, _) = judge.add(message(1), source, Kind::ANNOUNCEMENT, true, now);
             judge.take(id);
         }
         assert!(judge.order.len() <= 2 * UNJUDGED_MAX + 1);
@@ -434,7 +438,7 @@ mod tests {
         let now = Instant::now();
         let mut judge = Judge::default();
         let source = libp2p::PeerId::random();
-        let add = |judge: &mut Judge, at| judge.add(MessageId::new(&[0]), source, Kind::ANNOUNCEMENT, at).0;
+        let add = |judge: &mut Judge, at| judge.add(MessageId::new(&[0]), source, Kind::ANNOUNCEMENT, true, at).0;
         add(&mut judge, now);
         let second = add(&mut judge, now);
         let third = add(&mut judge, now + UNJUDGED_FOR);

@@ -59,6 +59,7 @@ mod events;
 mod gossip;
 mod limits;
 pub mod peers;
+mod relay;
 mod request;
 pub mod stats;
 mod task;

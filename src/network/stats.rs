@@ -126,6 +126,8 @@ stats! {
     slow_peer_losses: Counter,
     /// Verdicts dropped because the command queue was full, or too late to matter.
     verdicts_lost: Counter,
+    /// Gossip messages not relayed because everybody beside this node hears their author first hand.
+    relays_spared: Counter,
     /// Gossip messages that nobody judged in time.
     unjudged: Counter,
     /// Gossip messages dropped because the event queue was full, by count or by bytes.
@@ -200,9 +202,11 @@ impl Stats {
                 &self.envelopes_too_large
             }
             E::Content(_) | E::WrongTopic { .. } | E::WrongAnswer { .. } => &self.contents_refused,
-            E::Malformed(_) | E::NonCanonical { .. } | E::AttemptTooHigh { .. } | E::BadRefusal { .. } => {
-                &self.envelopes_malformed
-            }
+            E::Malformed(_)
+            | E::NonCanonical { .. }
+            | E::AttemptTooHigh { .. }
+            | E::OriginTooLong { .. }
+            | E::BadRefusal { .. } => &self.envelopes_malformed,
             E::Implausible { .. } | E::SizeMismatch { .. } | E::Damaged(_) => &self.envelopes_damaged,
             E::UnknownCompression(_) => &self.envelopes_unknown,
         }

@@ -11,8 +11,9 @@
 use super::{
     limits::{
         MAX_ADDRESSES_PER_ANNOUNCEMENT, MAX_BLOCK_REJECTIONS, MAX_BLOCK_TRANSACTIONS, MAX_BLOCKS_PER_REQUEST,
-        MAX_HEADERS_PER_REQUEST, MAX_MESSAGE_SIZE, MAX_TRANSACTION_BYTES_PER_MESSAGE, MAX_TRANSACTIONS_PER_MESSAGE,
-        MAX_TXIDS_PER_REQUEST, MAX_UTXOS_PER_PAGE, MAX_VALIDATORS, MAX_VOTE_BATCHES_PER_REQUEST, MAX_VOTES_PER_BATCH,
+        MAX_HEADERS_PER_REQUEST, MAX_MESSAGE_SIZE, MAX_NEIGHBOURS, MAX_PEER_BYTES, MAX_TRANSACTION_BYTES_PER_MESSAGE,
+        MAX_TRANSACTIONS_PER_MESSAGE, MAX_TXIDS_PER_REQUEST, MAX_UTXOS_PER_PAGE, MAX_VALIDATORS,
+        MAX_VOTE_BATCHES_PER_REQUEST, MAX_VOTES_PER_BATCH,
     },
     state::UTXO_BUCKETS,
     wire::DecodeError,
@@ -244,6 +245,14 @@ const KINDS: &[Row] = &[
     ),
     gossip(
         Topic::Consensus,
+        14,
+        "gossip/neighbours",
+        FRAME + (MAX_PEER_BYTES + FRAME) * MAX_NEIGHBOURS,
+        (20, 100),
+        &[list(1, "neighbours", MAX_NEIGHBOURS, &[])],
+    ),
+    gossip(
+        Topic::Consensus,
         15,
         "gossip/announcement",
         ANNOUNCEMENT,
@@ -338,6 +347,8 @@ impl Kind {
     pub const COUNT: usize = KINDS.len();
     /// How many of them have a rate: all but the answers, which are last.
     pub const RATED: usize = first_answer();
+    /// Whom a peer hears first hand.
+    pub const NEIGHBOURS: Self = Self::named("gossip/neighbours");
     /// A validator's addresses, by gossip.
     pub const ANNOUNCEMENT: Self = Self::named("gossip/announcement");
     /// All of them, asked for.

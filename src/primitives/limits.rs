@@ -49,3 +49,5 @@ pub const MAX_ADDRESSES_PER_ANNOUNCEMENT: usize = 8;
 pub const MAX_ADDRESS_BYTES: usize = 256;
 /// Bytes of a peer id.
 pub const MAX_PEER_BYTES: usize = 64;
+/// Peers in a [`super::Neighbours`] message.
+pub const MAX_NEIGHBOURS: usize = 256;

@@ -329,6 +329,7 @@ impl Gossip {
                     sequences: status.sequences,
                 })
             }
+            Kind::Neighbours(_) => return Err(not_for_the_replica("list of neighbours")),
             Kind::Announcement(_) => return Err(not_for_the_replica("announcement")),
         })
     }

@@ -16,6 +16,7 @@ pub mod keys;
 pub mod kinds;
 pub mod limits;
 pub mod message;
+pub mod neighbours;
 #[macro_use]
 pub mod planted;
 pub mod quorum;
@@ -35,6 +36,7 @@ pub use genesis::{Genesis, Params};
 pub use hash::{BlockId, ChainId, Hash, LockHash, TxId};
 pub use keys::{PublicKey, SecretKey, Signature, SignatureBatch};
 pub use message::{Gossip, PeerId, Proposal, Request, Response, Status};
+pub use neighbours::Neighbours;
 pub use quorum::{Tally, Validator, ValidatorIndex, ValidatorSet};
 pub use state::{CertifiedHeader, CoinPage};
 pub use time::{Epoch, Height, Round, Time};

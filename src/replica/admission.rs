@@ -63,6 +63,10 @@ impl Replica {
             match self.admit(now, view, &transaction, effects)? {
                 Ok(Admission::New { .. }) => verdict = Verdict::Accept,
                 Ok(Admission::Known) => {}
+                // Passed on, once: the payment that it was a rival of cannot be settled by those who do not know it.
+                Err(PoolError::Rejected(_)) if self.finality.on_rejected_rival(now, &transaction) => {
+                    verdict = Verdict::Accept;
+                }
                 Err(_) => self.counters.ignored += 1,
             }
         }

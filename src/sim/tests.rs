@@ -33,8 +33,13 @@ fn no_rule_is_broken_in_any_scenario_second_part() {
 
 #[test]
 fn what_once_broke_a_rule_does_not_again() {
-    // Three rivals, each locked by another validator; a restored payment that nobody told of its parent.
-    for (seed, scenario) in [(10_201, Scenario::LiarFlood), (22_239, Scenario::Mixed)] {
+    // Three rivals, each locked by another validator; a restored payment that nobody told of its parent; a payment whose
+    // rival was rejected before others heard of it.
+    for (seed, scenario) in [
+        (10_201, Scenario::LiarFlood),
+        (22_239, Scenario::Mixed),
+        (41_087, Scenario::LiarPayments),
+    ] {
         let violation = run(scenario, seed, None).violation;
         assert!(violation.is_none(), "seed {seed}, {}: {violation:?}", scenario.name());
     }

@@ -105,6 +105,7 @@ impl Task {
         }
         self.dialer.on_closed(peer, Instant::now(), rand::random());
         self.gauge_reconnecting();
+        self.relay.on_gone(&peer, Instant::now());
         let Some(live) = self.live.remove(&peer) else { return };
         if live.admitted {
             self.book.leave(&peer, super::discovery::today(), Instant::now());
@@ -191,6 +192,7 @@ impl Task {
         }
         let Some(live) = self.live.get_mut(&peer) else { return };
         live.subscribed |= 1 << topic as u8;
+        self.relay.on_listener(peer, now);
         if live.identified.is_some() && live.subscribed == ALL_TOPICS {
             self.admit(peer);
         }

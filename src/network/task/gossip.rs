@@ -11,6 +11,7 @@ use super::{GossipFrom, HEAVY_MAX, HOLD, Opened, Task, Wrapped};
 use crate::network::envelope::{Envelope, EnvelopeError, INLINE_LIMIT};
 use crate::network::gossip::{self, Outcome, Publication};
 use crate::network::{Event, GossipId, PeerId, Topic, Verdict};
+use crate::primitives::Neighbours;
 use crate::primitives::kinds::{self, Channel, Kind};
 
 impl Task {
@@ -20,6 +21,10 @@ impl Task {
             return;
         };
         let acceptance = match verdict {
+            Verdict::Accept if unjudged.first_hand && !self.relay.is_needed(unjudged.source) => {
+                self.stats.relays_spared.up();
+                MessageAcceptance::Ignore
+            }
             Verdict::Accept if !self.may_gossip(unjudged.kind) => MessageAcceptance::Ignore,
             Verdict::Accept => MessageAcceptance::Accept,
             Verdict::Ignore => MessageAcceptance::Ignore,
@@ -85,6 +90,7 @@ impl Task {
     pub(super) fn on_wrapped(&mut self, topic: Topic, result: Result<Envelope, EnvelopeError>, now: Instant) {
         match result {
             Ok(envelope) => {
+                let envelope = envelope.published_by(*self.swarm.local_peer_id());
                 self.published = self.published.wrapping_add(1);
                 self.publish(Publication::new(topic, envelope, self.published, now), now);
             }
@@ -149,6 +155,7 @@ impl Task {
                 let from = GossipFrom {
                     message: message_id,
                     source: propagation_source,
+                    first_hand: false,
                     topic,
                 };
                 self.open_gossip(from, message.data);
@@ -170,7 +177,7 @@ impl Task {
         }
     }
 
-    pub(super) fn open_gossip(&mut self, from: GossipFrom, data: Vec<u8>) {
+    pub(super) fn open_gossip(&mut self, mut from: GossipFrom, data: Vec<u8>) {
         let max = kinds::max_bytes(Channel::Gossip(from.topic));
         let envelope = Envelope::parse(data.into())
             .and_then(Envelope::expect_payload)
@@ -179,6 +186,7 @@ impl Task {
             Ok(envelope) => envelope,
             Err(error) => return self.on_opened(from, Err(error)),
         };
+        from.first_hand = envelope.is_published_by(from.source);
         if !envelope.is_heavy() {
             let result = envelope.open();
             return self.on_opened(from, result);
@@ -207,11 +215,24 @@ impl Task {
     }
 
     pub(super) fn offer_gossip(&mut self, peer: PeerId, from: GossipFrom, kind: Kind, payload: Bytes) {
-        let GossipFrom { message, source, topic } = from;
+        let GossipFrom {
+            message,
+            source,
+            first_hand,
+            topic,
+        } = from;
         if !self.is_within_limits(peer, kind) {
             return self.report(&message, &source, MessageAcceptance::Ignore);
         }
-        let (id, pushed_out) = self.judge.add(message, source, kind, Instant::now());
+        let now = Instant::now();
+        if first_hand {
+            self.relay.on_first_hand(source, now);
+        }
+        if kind == Kind::NEIGHBOURS {
+            self.report(&message, &source, MessageAcceptance::Ignore);
+            return self.on_neighbours(peer, source, &payload);
+        }
+        let (id, pushed_out) = self.judge.add(message, source, kind, first_hand, now);
         if let Some(oldest) = pushed_out {
             self.stats.unjudged.up();
             self.report(&oldest.message, &oldest.source, MessageAcceptance::Ignore);
@@ -224,6 +245,22 @@ impl Task {
         }) {
             self.stats.gossip_dropped.up();
             self.judge(id, Verdict::Ignore);
+        }
+    }
+
+    /// A peer says whom it hears first hand.
+    fn on_neighbours(&mut self, peer: PeerId, source: libp2p::PeerId, payload: &[u8]) {
+        match Neighbours::from_gossip(payload) {
+            Ok(neighbours) => self.relay.on_neighbours(&source, &neighbours),
+            Err(error) => self.on_broken(peer, &error.into(), Topic::Consensus.name()),
+        }
+    }
+
+    /// Tells everybody whom this node hears, when it is time.
+    pub(super) fn tell_neighbours(&mut self, now: Instant) {
+        if let Some(neighbours) = self.relay.due(now) {
+            self.publications.push_back((Topic::Consensus, neighbours.to_gossip()));
+            self.publish_waiting(now);
         }
     }
 

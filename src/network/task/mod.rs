@@ -29,6 +29,7 @@ use super::events::{self, Outbox};
 use super::gossip::{Judge, Retries, Topics};
 use super::limits::{Allowance, Outbound};
 use super::peers::{BanTerms, PeerTable};
+use super::relay::Relay;
 use super::request::{Limits, Requests};
 use super::stats::Stats;
 use super::{Config, Fault, KnownPeer, Network, NetworkError, PeerId, RequestError, Topic};
@@ -78,6 +79,8 @@ type Wrapped = (Topic, Result<Envelope, EnvelopeError>);
 struct GossipFrom {
     message: gossipsub::MessageId,
     source: libp2p::PeerId,
+    /// Whether `source` published it itself.
+    first_hand: bool,
     topic: Topic,
 }
 
@@ -100,6 +103,7 @@ struct Task {
     live: HashMap<libp2p::PeerId, Live>,
     judge: Judge,
     retries: Retries,
+    relay: Relay,
     requests: Requests,
     opening: JoinSet<Opened>,
     wrapping: JoinSet<Wrapped>,
@@ -173,6 +177,7 @@ pub(super) async fn start(
         live: HashMap::new(),
         judge: Judge::default(),
         retries: Retries::default(),
+        relay: Relay::new(now),
         requests,
         opening: JoinSet::new(),
         wrapping: JoinSet::new(),
@@ -313,10 +318,15 @@ impl Task {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        [self.dialer.deadline(), self.retries.deadline(), self.held_until]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            self.dialer.deadline(),
+            self.retries.deadline(),
+            self.relay.deadline(),
+            self.held_until,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     fn on_deadline(&mut self) {
@@ -325,6 +335,7 @@ impl Task {
         while let Some(publication) = self.retries.due(now) {
             self.retry(publication, now);
         }
+        self.tell_neighbours(now);
         if self.held_until.is_some_and(|until| until <= now) {
             self.held_until = None;
             self.resume_publishing(now);

@@ -259,7 +259,8 @@ pub struct Finality {
     height: Height,
     voting: bool,
     sealed: bool,
-    payments: BTreeMap<TxId, Payment>,
+    /// Boxed: a map's nodes are moved about.
+    payments: BTreeMap<TxId, Box<Payment>>,
     /// Own locks.
     locks: BTreeMap<OutPoint, TxId>,
     locked: usize,
@@ -656,7 +657,7 @@ impl Finality {
     /// Own batches that a trimmed safety log must still hold, the bodies of what is locked here, and what proves the lock
     /// certificates of what Final was cast for.
     pub fn live(&self) -> (Vec<CheckedTransaction>, Vec<Arc<VoteBatch>>, Vec<Support>) {
-        let body = |payment: &Payment| {
+        let body = |payment: &Box<Payment>| {
             let spoken = payment.mine.lock || payment.mine.finality || payment.mine.abandon;
             payment
                 .body
@@ -946,7 +947,7 @@ impl Finality {
     /// Bodies of payments that no certificate has come for, admitted before `before`: to be shown to others again, each
     /// after the rejected rival that it had.
     pub fn uncertified(&self, before: Time, max: usize) -> Vec<CheckedTransaction> {
-        let old = |payment: &&Payment| payment.certified.is_none() && payment.named < before;
+        let old = |payment: &&Box<Payment>| payment.certified.is_none() && payment.named < before;
         let bodies = self.payments.values().filter(old).flat_map(|payment| {
             let body = payment.body.as_ref().map(|body| &body.transaction);
             payment.rejected_rival.iter().chain(body)
@@ -956,7 +957,7 @@ impl Finality {
 
     /// Payments that were named before `before` and are not final: certificates for them may exist elsewhere.
     pub fn unfinished(&self, before: Time, max: usize) -> Vec<TxId> {
-        let old = |(_, payment): &(&TxId, &Payment)| !payment.finalled && payment.named < before;
+        let old = |(_, payment): &(&TxId, &Box<Payment>)| !payment.finalled && payment.named < before;
         self.payments
             .iter()
             .filter(old)
@@ -1043,7 +1044,7 @@ impl Finality {
             *count += 1;
             self.bodyless.insert(txid);
         }
-        self.payments.insert(txid, Payment::new(now, namer));
+        self.payments.insert(txid, Box::new(Payment::new(now, namer)));
     }
 
     /// Counts one vote. Answers whether it was new.

@@ -19,8 +19,23 @@ pub fn tagged(tag: &str, parts: &[&[u8]]) -> [u8; 32] {
 macro_rules! hash_type {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
         pub struct $name(pub [u8; 32]);
+
+        /// The order of the bytes. Nearly always the first few decide, and maps ordered by hashes are everywhere: two
+        /// numbers are compared without a call.
+        impl Ord for $name {
+            fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+                let order = |hash: &Self| hash.0.first_chunk::<8>().map(|first| u64::from_be_bytes(*first));
+                order(self).cmp(&order(other)).then_with(|| self.0.cmp(&other.0))
+            }
+        }
+
+        impl PartialOrd for $name {
+            fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+                Some(self.cmp(other))
+            }
+        }
 
         impl $name {
             /// The bytes, 32 of them.

@@ -82,13 +82,18 @@ impl Replica {
         effects: &mut Effects,
     ) -> Result<Result<Admission, PoolError>, ViewError> {
         let txid = transaction.txid();
-        if self.pool.contains(&txid) || view.location(&txid)?.is_some() {
+        if self.pool.contains(&txid) {
+            return Ok(Ok(Admission::Known));
+        }
+        let assessment = self.assess(view, transaction);
+        // What is committed has spent its inputs: looking each one up beforehand would cost a read for nothing.
+        if assessment.is_err() && view.location(&txid)?.is_some() {
             return Ok(Ok(Admission::Known));
         }
         if view.rejected(&txid)?.is_some() {
             return Ok(Err(PoolError::Rejected(txid)));
         }
-        let assessment = match self.assess(view, transaction) {
+        let assessment = match assessment {
             Ok(assessment) => assessment,
             Err(TransactionError::View(error)) => return Err(error),
             Err(error) => return Ok(Err(error.into())),

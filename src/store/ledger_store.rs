@@ -272,6 +272,26 @@ impl LedgerStore {
         self.coins.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// An entry of the table of coins: a coin, or the mark of a rejection.
+    fn entry(&self, outpoint: &OutPoint) -> Result<Option<Coin>, ViewError> {
+        let generation = {
+            let mut coins = self.coins();
+            if let Some(known) = coins.get(outpoint) {
+                return Ok(known);
+            }
+            coins.generation
+        };
+        let coin = match self.get(Table::Coins, &outpoint.to_bytes())? {
+            Some(bytes) => Some(Coin::decode(&bytes).map_err(|error| unreadable(Table::Coins, &error))?),
+            None => None,
+        };
+        // Whoever invents coins must not push out those that are there.
+        if !self.is_syncing() && (coin.is_some() || outpoint.is_rejection()) {
+            self.coins().keep(generation, *outpoint, coin);
+        }
+        Ok(coin)
+    }
+
     fn number(&self, table: Table, key: &[u8]) -> Result<Option<Height>, ViewError> {
         let value = self.get(table, key)?;
         value.map(|bytes| read_height(table, &bytes)).transpose()
@@ -284,24 +304,10 @@ impl View for LedgerStore {
     }
 
     fn coin(&self, outpoint: &OutPoint) -> Result<Option<Coin>, ViewError> {
-        if outpoint.is_rejection() {
-            return Ok(None);
+        match outpoint.is_rejection() {
+            true => Ok(None),
+            false => self.entry(outpoint),
         }
-        let generation = {
-            let mut coins = self.coins();
-            if let Some(coin) = coins.get(outpoint) {
-                return Ok(Some(coin));
-            }
-            coins.generation
-        };
-        let Some(bytes) = self.get(Table::Coins, &outpoint.to_bytes())? else {
-            return Ok(None);
-        };
-        let coin = Coin::decode(&bytes).map_err(|error| unreadable(Table::Coins, &error))?;
-        if !self.is_syncing() {
-            self.coins().keep(generation, *outpoint, coin);
-        }
-        Ok(Some(coin))
     }
 
     fn location(&self, txid: &TxId) -> Result<Option<Location>, ViewError> {
@@ -314,11 +320,8 @@ impl View for LedgerStore {
     }
 
     fn rejected(&self, txid: &TxId) -> Result<Option<Height>, ViewError> {
-        let Some(bytes) = self.get(Table::Coins, &OutPoint::rejection(*txid).to_bytes())? else {
-            return Ok(None);
-        };
-        let mark = Coin::decode(&bytes).map_err(|error| unreadable(Table::Coins, &error))?;
-        Ok(Some(mark.height))
+        let mark = self.entry(&OutPoint::rejection(*txid))?;
+        Ok(mark.map(|mark| mark.height))
     }
 
     fn block(&self, height: Height) -> Result<Option<CommittedBlock>, ViewError> {

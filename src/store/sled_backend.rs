@@ -26,6 +26,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use super::backend::{Backend, Entry, Op, StoreError, StoreSize, Table, check_batch};
 use super::journal;
@@ -40,6 +41,9 @@ const MAX_WAITING: usize = 2;
 const MAX_GROWTH: usize = 2;
 /// So many operations go into the tree between two looks at whether to stop.
 const DRAIN_STEP: usize = 256;
+/// While nobody waits for the thread and it has no more to do, it rests for so many times as long as each step took: validators fill their
+/// generations at the same rate, so all of them are moved at the same moment, and payments would wait meanwhile.
+const REST_FACTOR: u32 = 3;
 
 /// What a store may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,6 +106,8 @@ struct Shared {
 #[derive(Default)]
 struct ThreadState {
     failed: Option<String>,
+    /// How many wait for it to get on.
+    waiting: usize,
 }
 
 /// A [`Backend`] on disk. Dropping it flushes and stops its thread; what has not reached the tree by then is replayed
@@ -381,16 +387,14 @@ impl Shared {
     /// Waits until no more than so many closed generations are left.
     fn wait_for_waiting(&self, at_most: usize) -> Result<(), StoreError> {
         let mut thread = lock_of(&self.thread);
-        while self.read().closed.len() > at_most {
-            if let Some(reason) = &thread.failed {
-                return Err(StoreError::Stopped {
-                    path: self.dir.clone(),
-                    reason: reason.clone(),
-                });
-            }
+        thread.waiting += 1;
+        self.changed.notify_all();
+        while self.read().closed.len() > at_most && thread.failed.is_none() {
             thread = self.changed.wait(thread).unwrap_or_else(PoisonError::into_inner);
         }
-        Ok(())
+        thread.waiting -= 1;
+        drop(thread);
+        self.refuse_if_failed()
     }
 
     fn sync_journal(&self, log: &Mutex<LogFile>) -> Result<(), StoreError> {
@@ -446,12 +450,27 @@ impl Shared {
         }
     }
 
+    /// Lets others work, unless somebody waits for this thread.
+    fn rest(&self, pause: Duration) {
+        let until = Instant::now() + pause;
+        let mut thread = lock_of(&self.thread);
+        while thread.waiting == 0 && self.read().closed.len() == 1 && !self.stopping.load(Ordering::Acquire) {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            let woken = self.changed.wait_timeout(thread, left);
+            thread = woken.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
     /// Moves one generation into the tree; `false` if it was interrupted by the closing of the store.
     fn drain(&self, closed: &Closed) -> Result<bool, StoreError> {
         self.sync_journal(&closed.journal)?;
         let mut writer = self.tree.writer()?;
         let mut keys = self.keys.load(Ordering::Relaxed);
         let mut finished = true;
+        let mut step = Instant::now();
         for (count, (table, key, value)) in closed.table.iter().enumerate() {
             if count % DRAIN_STEP == DRAIN_STEP - 1 {
                 collect_garbage();
@@ -459,6 +478,8 @@ impl Shared {
                     drained: closed.number - 1,
                     keys,
                 })?;
+                self.rest(step.elapsed() * REST_FACTOR);
+                step = Instant::now();
                 if self.stopping.load(Ordering::Acquire) {
                     finished = false;
                     break;

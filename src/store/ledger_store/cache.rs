@@ -6,14 +6,15 @@ use crate::{
 };
 use std::collections::HashMap;
 
-/// Coins created or read lately. Two generations: when the younger one has grown to half the capacity, it becomes the
-/// older, and the older is forgotten.
+/// Coins created or read lately, and marks of rejections that were looked for and are not there: every transaction is
+/// looked up so when it comes and when a block has it. Two generations: when the younger one has grown to half the
+/// capacity, it becomes the older, and the older is forgotten.
 ///
 /// What a reader found in the backend is kept only if no block was applied meanwhile, or a coin spent by that block
 /// could come back.
 pub(super) struct CoinCache {
-    pub(super) young: HashMap<OutPoint, Coin>,
-    pub(super) old: HashMap<OutPoint, Coin>,
+    pub(super) young: HashMap<OutPoint, Option<Coin>>,
+    pub(super) old: HashMap<OutPoint, Option<Coin>>,
     half: usize,
     pub(super) generation: u64,
 }
@@ -28,7 +29,8 @@ impl CoinCache {
         }
     }
 
-    pub(super) fn get(&mut self, outpoint: &OutPoint) -> Option<Coin> {
+    /// `None`: nothing is known; `Some(None)`: it is not there.
+    pub(super) fn get(&mut self, outpoint: &OutPoint) -> Option<Option<Coin>> {
         if let Some(coin) = self.young.get(outpoint) {
             return Some(*coin);
         }
@@ -37,7 +39,7 @@ impl CoinCache {
         Some(coin)
     }
 
-    pub(super) fn keep(&mut self, generation: u64, outpoint: OutPoint, coin: Coin) {
+    pub(super) fn keep(&mut self, generation: u64, outpoint: OutPoint, coin: Option<Coin>) {
         if generation == self.generation {
             self.insert(outpoint, coin);
         }
@@ -50,7 +52,7 @@ impl CoinCache {
             self.old.remove(outpoint);
         }
         for (outpoint, coin) in &batch.applied.created {
-            self.insert(*outpoint, *coin);
+            self.insert(*outpoint, Some(*coin));
         }
     }
 
@@ -61,8 +63,8 @@ impl CoinCache {
         self.old.clear();
     }
 
-    pub(super) fn insert(&mut self, outpoint: OutPoint, coin: Coin) {
-        if self.half == 0 || coin.is_rejection() {
+    pub(super) fn insert(&mut self, outpoint: OutPoint, coin: Option<Coin>) {
+        if self.half == 0 {
             return;
         }
         if self.young.len() >= self.half {

@@ -77,6 +77,9 @@ const SETTLED_BLOCKS: usize = 16;
 const MAX_EARLY: usize = 64;
 /// Blocks that a coin waits at most after its spends were rejected again and again.
 const MAX_COOLDOWN: u64 = 1 << 10;
+/// Transactions that a validator may name without a body here, beyond as many as it may lock. It also abandons, and a vote
+/// that is not counted is lost: a correct validator must never get there.
+const MAX_NAMED_BESIDE: usize = 1_000;
 /// How often the pause before one more lock without room doubles.
 const MAX_SQUEEZE_DOUBLINGS: u32 = 6;
 /// Coins whose rejections are remembered.
@@ -505,11 +508,13 @@ impl Finality {
         dead.into_iter().collect()
     }
 
-    /// A transaction that a block has rejected is shown (again): whatever is open here and wants one of its coins has, or
-    /// had, a rival. Answers whether that was news.
+    /// A transaction that a block has rejected is shown (again): whatever is open here and wants one of its coins had a
+    /// rival, which counts once somebody has abandoned it. Answers whether that was news.
     ///
     /// Without it a coin can hang until the epoch ends: who saw both rivals has abandoned both, a block rejects one, and
-    /// whoever hears of the other only then sees no reason to abandon it, while too few are left to lock it.
+    /// whoever hears of the other only then sees no reason to abandon it, while too few are left to lock it. Were it to
+    /// count by itself, an old transaction that is played back would be enough to have the next ones rejected while
+    /// their coin rests, for ever.
     pub fn on_rejected_rival(&mut self, now: Time, rejected: &CheckedTransaction) -> bool {
         let spenders = rejected
             .inputs()
@@ -522,11 +527,19 @@ impl Finality {
                 && payment.rejected_rival.is_none()
             {
                 payment.rejected_rival = Some(rejected.clone());
-                news |= payment.contested.is_none();
-                self.contest(now, txid);
+                news = true;
+                self.contest_rejected(now, txid);
             }
         }
         news
+    }
+
+    /// Contests what somebody has abandoned and what had a rival that a block rejected.
+    fn contest_rejected(&mut self, now: Time, txid: TxId) {
+        let counts = |payment: &Payment| payment.rejected_rival.is_some() && !payment.abandons.is_empty();
+        if self.payments.get(&txid).is_some_and(|payment| counts(payment)) {
+            self.contest(now, txid);
+        }
     }
 
     /// Votes have named a transaction that a block settled long ago, or before a restart: there is no case.
@@ -950,7 +963,8 @@ impl Finality {
         let old = |payment: &&Box<Payment>| payment.certified.is_none() && payment.named < before;
         let bodies = self.payments.values().filter(old).flat_map(|payment| {
             let body = payment.body.as_ref().map(|body| &body.transaction);
-            payment.rejected_rival.iter().chain(body)
+            let rival = payment.rejected_rival.as_ref().filter(|_| payment.contested.is_some());
+            rival.into_iter().chain(body)
         });
         bodies.take(max).cloned().collect()
     }
@@ -1038,7 +1052,7 @@ impl Finality {
         }
         if let Some(namer) = namer {
             let count = self.bodyless_by.entry(namer).or_default();
-            if *count >= self.config.max_locked {
+            if *count >= self.config.max_locked + MAX_NAMED_BESIDE {
                 return;
             }
             *count += 1;
@@ -1062,6 +1076,9 @@ impl Finality {
         }
         self.votes_counted += 1;
         self.watch(validator, vote);
+        if vote.kind == VoteKind::Abandon {
+            self.contest_rejected(now, vote.txid);
+        }
         true
     }
 

@@ -245,6 +245,56 @@ fn a_committed_rejection_frees_the_coin_and_repeated_ones_let_it_rest() {
 }
 
 #[test]
+fn a_rejected_rival_is_shown_to_those_who_never_saw_it() {
+    let (a, b) = (spend(&[1], 1), spend(&[1], 2));
+    let mut knows = One::new();
+    knows.submit(&a);
+    knows.submit(&b);
+    knows.wait(CONTEST_MS);
+    knows.said();
+    knows.block(&[], &[&a]);
+    let shown = |one: &One| one.finality.uncertified(one.now.plus_ms(1), 10);
+    let txids = |bodies: Vec<CheckedTransaction>| bodies.iter().map(|body| body.txid()).collect::<Vec<_>>();
+    assert_eq!(txids(shown(&knows)), [a.txid(), b.txid()]);
+
+    let mut late = One::new();
+    late.block(&[], &[&a]);
+    late.submit(&b);
+    assert_eq!(late.said(), [(Lock, b.txid())]);
+    late.wait(10 * CONTEST_MS);
+    assert_eq!(late.said(), [], "as far as it knows there was no rival");
+    assert!(late.finality.on_rejected_rival(late.now, &a), "news");
+    assert!(!late.finality.on_rejected_rival(late.now, &a), "no longer");
+    assert!(
+        !late.finality.on_rejected_rival(late.now, &spend(&[2], 1)),
+        "of another coin"
+    );
+    late.wait(10 * CONTEST_MS);
+    assert_eq!(late.said(), [], "an old one played back is no reason");
+    assert_eq!(txids(shown(&late)), [b.txid()]);
+    late.hear(&[1], Abandon, b.txid());
+    late.wait(CONTEST_MS - 1);
+    assert_eq!(late.said(), []);
+    late.wait(1);
+    assert_eq!(late.said(), [(Abandon, b.txid())]);
+    assert_eq!(txids(shown(&late)), [a.txid(), b.txid()], "and shows it in its turn");
+}
+
+#[test]
+fn a_certificate_wins_over_a_rejected_rival() {
+    let (a, b) = (spend(&[1], 1), spend(&[1], 2));
+    let mut one = One::new();
+    one.submit(&b);
+    one.said();
+    one.finality.on_rejected_rival(one.now, &a);
+    one.hear(&[3], Abandon, b.txid());
+    one.hear(&[1, 2], Lock, b.txid());
+    assert_eq!(one.said(), [(Final, b.txid())]);
+    one.wait(10 * CONTEST_MS);
+    assert_eq!(one.said(), []);
+}
+
+#[test]
 fn a_block_kills_the_rival_and_frees_its_other_coins() {
     let (mut one, t, rival, waiting) = (One::new(), spend(&[1], 1), spend(&[1, 2], 2), spend(&[2], 3));
     one.submit(&rival);
@@ -354,21 +404,40 @@ fn contradictions_are_evidence_and_excused_ones_are_not() {
 
 #[test]
 fn one_validator_can_name_only_so_many_unknown_transactions() {
+    let limit = 5 + MAX_NAMED_BESIDE;
     let mut one = One::with_limit(5);
-    let votes = (0..50u8)
-        .map(|number| Vote {
-            kind: Lock,
-            txid: TxId([number + 100; 32]),
-        })
-        .collect();
-    one.batch(3, 0, votes).expect("new");
-    assert_eq!(one.finality.numbers().bodyless, 5);
+    let unknown = |number: usize| {
+        let mut txid = [0xEE; 32];
+        txid[..8].copy_from_slice(&number.to_be_bytes());
+        TxId(txid)
+    };
+    let lock = |number| Vote {
+        kind: Lock,
+        txid: unknown(number),
+    };
+    one.batch(3, 0, (0..2 * limit).map(lock).collect()).expect("new");
+    assert_eq!(one.finality.numbers().bodyless, limit as u64);
     one.hear(&[2], Lock, TxId([1; 32]));
     assert_eq!(
         one.finality.numbers().bodyless,
-        6,
+        limit as u64 + 1,
         "another validator has its own bound"
     );
+}
+
+#[test]
+fn who_abandons_more_than_it_may_lock_is_heard() {
+    let mut one = One::with_limit(2);
+    let all: Vec<CheckedTransaction> = (1..=9).map(|salt| spend(&[salt], salt)).collect();
+    let abandon = |transaction: &CheckedTransaction| Vote {
+        kind: Abandon,
+        txid: transaction.txid(),
+    };
+    for validator in [1, 2] {
+        one.batch(validator, 0, all.iter().map(abandon).collect()).expect("new");
+    }
+    one.submit(&all[8]);
+    assert_eq!(one.said(), [(Abandon, all[8].txid())], "more than a third has");
 }
 
 #[test]

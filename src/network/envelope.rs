@@ -464,6 +464,7 @@ mod tests {
             attempt: 0,
             payload: payload.into(),
             refusal: 0,
+            origin: Bytes::new(),
         }
     }
 
@@ -499,6 +500,19 @@ mod tests {
         assert_eq!(refusal, [0x28, 3]);
         let compressed = Envelope::wrap(text(2_000)).expect("small").encode(0);
         assert_eq!(compressed[..5], [0x08, 1, 0x10, 0xD0, 0x0F], "Snappy, 2,000 bytes");
+    }
+
+    #[test]
+    fn the_origin_is_the_last_field_and_may_be_left_out() {
+        let (author, other) = (libp2p::PeerId::random(), libp2p::PeerId::random());
+        let anonymous = Envelope::wrap(b"abc".to_vec()).expect("small");
+        assert!(!anonymous.is_published_by(author));
+        let signed = anonymous.clone().published_by(author);
+        let bytes = signed.encode(0);
+        let id = author.to_bytes();
+        assert_eq!(bytes, [&anonymous.encode(0)[..], &[0x32, id.len() as u8], &id].concat());
+        let parsed = Envelope::parse(bytes.into()).expect("whole");
+        assert!(parsed.is_published_by(author) && !parsed.is_published_by(other));
     }
 
     #[test]
@@ -603,6 +617,14 @@ mod tests {
                     ..wire(NONE, 0, vec![])
                 },
                 "AttemptTooHigh",
+            ),
+            (
+                "origin",
+                Wire {
+                    origin: vec![1; MAX_PEER_BYTES + 1].into(),
+                    ..wire(NONE, 0, vec![])
+                },
+                "OriginTooLong",
             ),
             (
                 "refusal where none belongs",

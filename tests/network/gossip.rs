@@ -167,6 +167,50 @@ async fn a_message_that_is_not_accepted_is_never_relayed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_everybody_hears_from_its_author_is_not_relayed_and_a_newcomer_changes_that() {
+    let one = start_with(30, &[]).await;
+    let two = start_with(31, &[&one]).await;
+    let three = start_with(32, &[&one, &two]).await;
+    let mut nodes = [one, two, three];
+    for node in &mut nodes {
+        node.peer_up().await;
+        node.peer_up().await;
+    }
+    let spared = |nodes: &[Node; 3]| nodes.each_ref().map(|node| node.network.stats.relays_spared.get());
+    assert_eq!(spared(&nodes), [0; 3], "nobody has told anything");
+    let mut turn = 0;
+    while spared(&nodes).contains(&0) {
+        assert!(turn < 50, "{:?}", spared(&nodes));
+        everybody_hears_everybody(&mut nodes, &[100 + turn]).await;
+        turn += 1;
+    }
+    // From here on nothing is relayed between these three.
+    let before = spared(&nodes);
+    everybody_hears_everybody(&mut nodes, &[100_000]).await;
+    let (words, listeners) = (Topic::ALL.len() as u64 * 2, nodes.len());
+    assert_eq!(
+        spared(&nodes),
+        std::array::from_fn::<_, 3, _>(|at| before[at] + words),
+        "{listeners}"
+    );
+
+    // Only two hears the newcomer, and the newcomer hears only two.
+    let mut newcomer = start_with(33, &[&nodes[1]]).await;
+    newcomer.peer_up().await;
+    nodes[1].peer_up().await;
+    nodes[0].say(Topic::Votes, payload(300, 1));
+    let (_, id, ..) = nodes[1].gossip().await;
+    nodes[1].network.commands.verdict(id, Verdict::Accept);
+    newcomer.gossip().await;
+    newcomer.say(Topic::Votes, payload(300, 2));
+    let (_, id, ..) = nodes[1].gossip().await;
+    nodes[1].network.commands.verdict(id, Verdict::Accept);
+    nodes[2].gossip().await; // what one said
+    nodes[2].gossip().await;
+    nodes[0].gossip().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn latencies_are_printed() {
     let mut one = start_with(76, &[]).await;
     let mut two = start_with(77, &[&one]).await;

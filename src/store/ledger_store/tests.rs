@@ -240,6 +240,7 @@ fn rejections_are_found() {
     let store = LedgerStore::open(Arc::new(MemoryBackend::new()), &maker.genesis).expect("opens");
     let mut batch = maker.block(&store, &[]);
     let txid = TxId([8; 32]);
+    assert_eq!(store.rejected(&txid).expect("readable"), None, "looked for in vain");
     batch.applied.rejected.push(txid);
     let mark = (OutPoint::rejection(txid), Coin::rejection(Height(1)));
     batch.applied.created.push(mark);
@@ -272,7 +273,7 @@ fn a_cached_coin_does_not_outlive_its_spending() {
     let payment = maker.pay(spent, 0, 7, COIN);
     let batch = maker.block(&store, &[payment]);
     store.apply(&batch).expect("follows");
-    store.coins().keep(generation, spent, coin);
+    store.coins().keep(generation, spent, Some(coin));
     assert_eq!(store.coin(&spent).expect("readable"), None);
 }
 
@@ -291,10 +292,10 @@ fn the_cache_is_bounded() {
         index,
     };
     for index in 0..1_000 {
-        cache.insert(outpoint(index), coin);
+        cache.insert(outpoint(index), Some(coin));
         assert!(cache.young.len() + cache.old.len() <= 10);
     }
-    assert_eq!(cache.get(&outpoint(999)), Some(coin));
+    assert_eq!(cache.get(&outpoint(999)), Some(Some(coin)));
     assert_eq!(cache.get(&outpoint(0)), None);
 }
 

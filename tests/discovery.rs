@@ -1,5 +1,7 @@
 //! Whole nodes that find one another: validators by what they announce, everybody by the file of known peers.
 
+mod common;
+
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -7,8 +9,8 @@ use libp2p::Multiaddr;
 use timecoin::{
     network,
     node::{Config, Node, create_safety_log},
-    primitives::{Amount, Genesis, Output, Params, Validator, ValidatorSet},
-    signer::{KeyFile, KeyKind},
+    primitives::{Genesis, Params},
+    signer::KeyFile,
 };
 
 /// A chain of validators, each with a home of its own.
@@ -21,27 +23,13 @@ struct Chain {
 impl Chain {
     fn new(validators: usize) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
-        let keys: Vec<KeyFile> = (0..validators).map(|_| KeyFile::generate(KeyKind::Validator)).collect();
-        let validator = |key: &KeyFile| Validator {
-            public_key: key.public_key(),
-            power: 1,
-            payout: key.public_key().lock(),
+        let params = Params {
+            block_interval_ms: 100,
+            idle_block_interval_ms: 200,
+            round_base_ms: 500,
+            ..Params::default()
         };
-        let genesis = Genesis {
-            network: "ltime".into(),
-            time: timecoin::node::clock::wall(),
-            params: Params {
-                block_interval_ms: 100,
-                idle_block_interval_ms: 200,
-                round_base_ms: 500,
-                ..Params::default()
-            },
-            validators: ValidatorSet::new(keys.iter().map(validator).collect()).expect("a set"),
-            coins: vec![Output {
-                value: Amount(1_000_000),
-                lock: keys[0].public_key().lock(),
-            }],
-        };
+        let (keys, genesis) = common::chain(validators, params);
         std::fs::write(dir.path().join("genesis.bin"), genesis.encode()).expect("writes");
         for (number, key) in keys.iter().enumerate() {
             key.save(&dir.path().join(format!("{number}.key"))).expect("saves");

@@ -1,5 +1,7 @@
 //! A node in one process: start, ready, stop, start again; and what keeps it from starting.
 
+mod common;
+
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -7,7 +9,7 @@ use std::{
 };
 use timecoin::{
     node::{Config, Node, StartError, create_safety_log},
-    primitives::{Amount, Genesis, Output, Params, Time, Validator, ValidatorSet},
+    primitives::{Genesis, Params},
     signer::{KeyFile, KeyKind},
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -19,10 +21,6 @@ struct Home {
     key: KeyFile,
 }
 
-fn now() -> Time {
-    timecoin::node::clock::wall()
-}
-
 impl Home {
     fn new() -> Self {
         Self::with_validators(1)
@@ -31,27 +29,13 @@ impl Home {
     /// Others beside the first exist in the set only.
     fn with_validators(count: usize) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
-        let keys: Vec<KeyFile> = (0..count).map(|_| KeyFile::generate(KeyKind::Validator)).collect();
-        let validator = |key: &KeyFile| Validator {
-            public_key: key.public_key(),
-            power: 1,
-            payout: key.public_key().lock(),
+        let params = Params {
+            block_interval_ms: 50,
+            idle_block_interval_ms: 100,
+            round_base_ms: 200,
+            ..Params::default()
         };
-        let genesis = Genesis {
-            network: "ltime".into(),
-            time: now(),
-            params: Params {
-                block_interval_ms: 50,
-                idle_block_interval_ms: 100,
-                round_base_ms: 200,
-                ..Params::default()
-            },
-            validators: ValidatorSet::new(keys.iter().map(validator).collect()).expect("a set"),
-            coins: vec![Output {
-                value: Amount(1_000_000),
-                lock: keys[0].public_key().lock(),
-            }],
-        };
+        let (keys, genesis) = common::chain(count, params);
         std::fs::write(dir.path().join("genesis.bin"), genesis.encode()).expect("writes");
         keys[0].save(&dir.path().join("validator.key")).expect("saves");
         std::fs::write(

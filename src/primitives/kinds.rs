@@ -657,7 +657,7 @@ mod tests {
         let rows: [(&[u8], &str); 8] = [
             (&[], "gossip is missing"),
             (&[0xFF; 12], "does not begin with a field"),
-            (&[0x72, 0], "unknown type 14"),
+            (&[0x6A, 0], "unknown type 13"),
             (&[0x09, 0], "neither a number nor has a length"),
             (&[0x08, 0, 0], "its content is not the rest of it"),
             (&[0x0A], "the length of its content is missing"),

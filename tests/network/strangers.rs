@@ -11,6 +11,18 @@ use timecoin::network::{Config, RequestError, Topic};
 use crate::kit::*;
 use crate::stranger::*;
 
+/// The stranger is banned, and nothing that it sent reached the node.
+async fn expect_thrown_out(stranger: &mut Stranger, node: &mut Node) {
+    stranger.run_until("thrown out", |stranger| !stranger.connected).await;
+    node.peer_down().await;
+    assert!(
+        node.waiting.is_empty(),
+        "nothing of it reached the node: {:?}",
+        node.waiting
+    );
+    assert_eq!(node.network.stats.bans.get(), 1);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stranger_that_plays_by_the_rules_is_understood() {
     let mut node = start_with(80, &[]).await;
@@ -67,14 +79,7 @@ async fn bombs_by_gossip_are_refused_priced_and_banned() {
         assert_eq!(counters(), expected);
         // The same again under another name, for whom duplicates are told by their bytes.
         stranger.publish([&bytes[..], &[0x18, 1]].concat());
-        stranger.run_until("thrown out", |stranger| !stranger.connected).await;
-        node.peer_down().await;
-        assert!(
-            node.waiting.is_empty(),
-            "nothing of it reached the node: {:?}",
-            node.waiting
-        );
-        assert_eq!(node.network.stats.bans.get(), 1);
+        expect_thrown_out(&mut stranger, &mut node).await;
     }
 }
 
@@ -107,14 +112,7 @@ async fn bombs_by_request_are_refused_priced_and_banned() {
             .behaviour_mut()
             .requests
             .send_request(&target, bad_frame(kind));
-        stranger.run_until("thrown out", |stranger| !stranger.connected).await;
-        node.peer_down().await;
-        assert!(
-            node.waiting.is_empty(),
-            "nothing of it reached the node: {:?}",
-            node.waiting
-        );
-        assert_eq!(node.network.stats.bans.get(), 1);
+        expect_thrown_out(&mut stranger, &mut node).await;
     }
 }
 

@@ -24,7 +24,7 @@ use timecoin::{
 };
 
 /// Inputs made of each seed.
-const NEIGHBOURS: usize = 300;
+const NEIGHBOURS: usize = 3_000;
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))

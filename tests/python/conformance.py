@@ -9,6 +9,7 @@ import logging
 import pathlib
 import random
 import shutil
+import signal
 import sys
 import time
 import traceback
@@ -160,6 +161,11 @@ async def meet(network: Network, chain: Chain, peer: Peer, ear: Ear) -> None:
     for announcement in held:
         check_announcement(chain, announcement)
     same("validators announced", len({a.validator for a in held}), len(chain.validators))
+    closed = await peer.ask(closing_headers={"from_epoch": 0, "max_count": 100})
+    same("kind of the answer", closed.WhichOneof("kind"), "closing_headers")
+    same("epochs closed", len(closed.closing_headers.headers), status.epoch)
+    unknown = await peer.ask(proposal={"height": 1, "block_id": bytes(32)})
+    same("kind of the answer for an unknown proposal", unknown.WhichOneof("kind"), "refused")
     say(f"validators  {len(held)} announcements, each signed by its validator")
 
 
@@ -535,6 +541,8 @@ def main() -> int:
     parser.add_argument("program", type=pathlib.Path, help="the timecoin program")
     parser.add_argument("folder", type=pathlib.Path, help="where the test network's files go; emptied first")
     arguments = parser.parse_args()
+    # A way out that takes the network along.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to stop"))
     # Its warnings are about connections that end, which is what is tried here.
     logging.getLogger("libp2p").setLevel(logging.CRITICAL)
     try:

@@ -4,7 +4,7 @@
 use sha2::{Digest, Sha256};
 use std::fs;
 use timecoin::{
-    network::Envelope,
+    network::envelope::Envelope,
     primitives::{
         Address, Amount, ChainId, Gossip, Hash, Height, LockHash, OutPoint, Output, Request, SecretKey, Transaction,
         TransactionBody, TxId,
@@ -63,7 +63,10 @@ fn the_limits_on_the_page_are_those_of_the_code() {
 fn every_topic_and_every_tag_is_on_the_page() {
     let page = page();
     for topic in Topic::ALL {
-        assert!(page.contains(&format!("/timecoin/<chain>/{}/1", topic.name())), "{topic:?}");
+        assert!(
+            page.contains(&format!("/timecoin/<chain>/{}/1", topic.name())),
+            "{topic:?}"
+        );
     }
     let hashed = fs::read_to_string("docs/protocol.md").expect("docs/protocol.md is there");
     let tags: Vec<&str> = hashed
@@ -89,16 +92,22 @@ fn worked() -> String {
 #[test]
 fn the_worked_bytes_are_what_the_code_makes() {
     let parse = |hex: &str| -> [u8; 32] { hex::decode(hex).expect("hex").try_into().expect("32 bytes") };
-    let chain = ChainId(parse("7ddc4c4937344358e5a372392c1f33cc32096bf8e259f24d84668b910cdd398e"));
+    let chain = ChainId(parse(
+        "7ddc4c4937344358e5a372392c1f33cc32096bf8e259f24d84668b910cdd398e",
+    ));
     let key = SecretKey::from_seed([1; 32]);
     let body = TransactionBody {
         inputs: vec![OutPoint {
-            txid: TxId(parse("2e9ad863de47eb9b44a7dc686096f7c234e6e352732ccd995dcec48491368af6")),
+            txid: TxId(parse(
+                "2e9ad863de47eb9b44a7dc686096f7c234e6e352732ccd995dcec48491368af6",
+            )),
             index: 0,
         }],
         outputs: vec![Output {
             value: Amount(4_999_999_000),
-            lock: LockHash(parse("121d4a56f23fdf0f14b833ee8c4f1de34166623b1263dea08544f16ef0e94f29")),
+            lock: LockHash(parse(
+                "121d4a56f23fdf0f14b833ee8c4f1de34166623b1263dea08544f16ef0e94f29",
+            )),
         }],
         memo: Vec::new(),
     };

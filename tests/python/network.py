@@ -14,6 +14,8 @@ from client.rules import Key, Wrong
 # Should this program die without a word, the network ends by itself.
 LIFETIME = 400
 READY_WITHIN = 90
+# Blocks: an epoch ends while the client is there, about once in so many seconds.
+EPOCH_LENGTH = 20
 STOP_WITHIN = 20
 
 
@@ -45,7 +47,8 @@ def running(program: pathlib.Path, folder: pathlib.Path) -> Iterator[Network]:
     """A new network of four validators in an empty folder."""
     said = folder.with_suffix(".log")
     with said.open("w") as log:
-        command = [program, "testnet", "--dir", folder, "--duration", str(LIFETIME)]
+        command = [program, "testnet", "--dir", folder]
+        command += ["--duration", str(LIFETIME), "--epoch-length", str(EPOCH_LENGTH)]
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
     try:
         deadline = time.monotonic() + READY_WITHIN

@@ -11,7 +11,6 @@ from .rules import (
     Chain,
     Coins,
     LtHash,
-    Wrong,
     bucket_of,
     chunks,
     coin,
@@ -30,6 +29,12 @@ class Ledger:
         self.chain = chain
         self.blocks: list[Block] = []
         self.coins = Coins(chain.first_coins)
+        # What each block does to the coins, payouts included.
+        self.changes: list[dict[bytes, bytes | None]] = []
+        # Of the epoch under way: fees, with what the last one could not divide; blocks that each validator signed.
+        self._fees = 0
+        self._signed = [0] * len(chain.validators)
+        self._supply = sum(ledger_pb2.Coin.FromString(data).value for data in chain.first_coins.values())
 
     @property
     def height(self) -> int:
@@ -39,16 +44,40 @@ class Ledger:
         """Takes the next block if its certificate, its place in the chain and the coins before it are right."""
         block = Block(self.chain, committed, self.blocks[-1] if self.blocks else None)
         same(f"root of the coins before block {block.height}", block.header.utxo_root, self.coins.root())
-        if block.height % self.chain.params.epoch_length == 0:
-            # Its payouts are in no block; what follows is reached by pages.
-            raise Wrong(f"block {block.height} ends an epoch: this client replays blocks within the first one only")
-        self._check_payments(block)
-        self.coins.apply(block.changes())
+        self._fees += self._check_payments(block)
+        # The certificate of another epoch's last block counts for nothing.
+        if block.height > 1 and self.chain.epoch(block.last_commit.height) == block.header.epoch:
+            for part in block.last_commit.signatures:
+                self._signed[part.validator] += 1
+        changes = block.changes()
+        if self.chain.closes_epoch(block.height):
+            changes |= self._pay_out(block)
+        self.coins.apply(changes)
+        self.changes.append(changes)
         self.blocks.append(block)
         return block
 
-    def _check_payments(self, block: Block) -> None:
-        """Every input is there once and is opened, and nothing is made of nothing."""
+    def _pay_out(self, block: Block) -> dict[bytes, bytes | None]:
+        """What an epoch has earned goes to its validators; no block lists these coins."""
+        issued = self.chain.params.issuance_per_epoch
+        # Supply ends at 2^64 - 1 units; the schedule ends there, and the chain goes on.
+        issued = issued if self._supply + issued < 2**64 else 0
+        self._supply += issued
+        validators = self.chain.validators
+        weights = [validator.power * count for validator, count in zip(validators, self._signed)]
+        total = self._fees + issued
+        shares = [total * weight // sum(weights) if weight else 0 for weight in weights]
+        self._fees, self._signed = total - sum(shares), [0] * len(validators)
+        txid = self.chain.reward_txid(block.header.epoch)
+        return {
+            outpoint(txid, index): coin(share, validators[index].payout, block.height)
+            for index, share in enumerate(shares)
+            if share
+        }
+
+    def _check_payments(self, block: Block) -> int:
+        """Every input is there once and is opened, and nothing is made of nothing. Gives the fees."""
+        fees = 0
         coins = ChainMap({}, self.coins.coins)
         for transaction in block.transactions:
             spent = 0
@@ -60,8 +89,10 @@ class Ledger:
             paid = sum(output.value for output in transaction.body.outputs)
             fee = len(transaction.bytes) * self.chain.params.min_fee_rate
             require(f"payment {transaction.txid.hex()} pays its fee", spent >= paid + fee)
+            fees += spent - paid
             for index, output in enumerate(transaction.body.outputs):
                 coins[outpoint(transaction.txid, index)] = coin(output.value, output.lock, block.height)
+        return fees
 
     async def follow(self, peer: Peer, to: int | None = None) -> None:
         """Fetches and checks what is there, or up to a height that the node is known to have."""
@@ -101,8 +132,8 @@ class Pages:
         """Replays the blocks after the lowest page. How many coins that changed."""
         require("the digests are not older than a page", height >= max(self.heights))
         before = dict(self.coins)
-        for block in ledger.blocks[min(self.heights) : height]:
-            for point, data in block.changes().items():
+        for changes in ledger.changes[min(self.heights) : height]:
+            for point, data in changes.items():
                 if data is None:
                     self.coins.pop(point, None)
                 else:

@@ -161,7 +161,7 @@ class Peer:
                 raise Wrong("gossip with an author")
             gossip = canonical(sync_pb2.Gossip, envelope.unwrap(message.data))
             kind = gossip.WhichOneof("kind")
-            if kind is None or topic(self.chain, TOPIC_OF[kind]) != message.topicIDs[0]:
+            if topic(self.chain, TOPIC_OF.get(kind, "unknown")) != message.topicIDs[0]:
                 raise Wrong(f"{kind} on topic {message.topicIDs[0]}")
         except (Wrong, envelope.Refused) as error:
             self.broken.append(str(error))

@@ -198,6 +198,12 @@ class Chain:
     def epoch(self, height: int) -> int:
         return (height - 1) // self.params.epoch_length
 
+    def closes_epoch(self, height: int) -> bool:
+        return height % self.params.epoch_length == 0
+
+    def reward_txid(self, epoch: int) -> bytes:
+        return tagged("timecoin/reward", self.id, u64(epoch))
+
     def validator(self, index: int):
         require(f"there is a validator {index}", index < len(self.validators))
         return self.validators[index]
@@ -318,28 +324,34 @@ def announcement_digest(chain: Chain, announcement: discovery_pb2.Announcement) 
 # ---- blocks (section 11) -----------------------------------------------------------------------------------------
 
 
-class Block:
-    """A block whose form and certificate are right, and that follows the one before."""
+class CertifiedHeader:
+    """A header that a quorum has decided."""
 
-    def __init__(self, chain: Chain, committed: sync_pb2.CommittedBlock, parent: "Block | None"):
-        block, commit = committed.block, committed.commit
-        header = canonical(ledger_pb2.BlockHeader, block.header)
-        self.header, self.commit, self.id = header, commit, chain.block_id(block.header)
+    def __init__(self, chain: Chain, data: bytes, commit: ledger_pb2.BlockCertificate):
+        header = canonical(ledger_pb2.BlockHeader, data)
+        self.header, self.commit, self.id = header, commit, chain.block_id(data)
         self.height = header.height
         what = f"of block {header.height}"
-
         same(f"version {what}", header.version, 1)
-        same(f"height {what}", header.height, parent.height + 1 if parent else 1)
         same(f"epoch {what}", header.epoch, chain.epoch(header.height))
-        same(f"parent {what}", header.parent, parent.id if parent else chain.id)
-        require(f"the time {what} is later than the parent's", not parent or header.time_ms > parent.header.time_ms)
         same(f"validators {what}", header.validators_hash, chain.set_hash)
         same(f"next validators {what}", header.next_validators_hash, chain.set_hash)
-
         same(f"phase of the certificate {what}", commit.phase, COMMIT)
         same(f"height of the certificate {what}", commit.height, header.height)
         same(f"block of the certificate {what}", commit.block_id, self.id)
         check_block_certificate(chain, commit)
+
+
+class Block(CertifiedHeader):
+    """A block whose form and certificate are right, and that follows the one before."""
+
+    def __init__(self, chain: Chain, committed: sync_pb2.CommittedBlock, parent: "Block | None"):
+        block = committed.block
+        super().__init__(chain, block.header, committed.commit)
+        header, what = self.header, f"of block {self.height}"
+        same(f"height {what}", header.height, parent.height + 1 if parent else 1)
+        same(f"parent {what}", header.parent, parent.id if parent else chain.id)
+        require(f"the time {what} is later than the parent's", not parent or header.time_ms > parent.header.time_ms)
 
         same(f"a parent's certificate {what}", block.HasField("last_commit"), parent is not None)
         if parent:
@@ -359,6 +371,12 @@ class Block:
             check_certificate(chain, rejection)
         self.rejections = [rejection.txid for rejection in block.rejections]
         same(f"root of the rejections {what}", merkle_root(self.rejections), header.rejections_root)
+        if chain.closes_epoch(header.height):
+            chain.require_quorum("set of seals", [seal.validator for seal in block.seals])
+            same(f"epochs of the seals {what}", {seal.epoch for seal in block.seals}, {header.epoch})
+        else:
+            same(f"seals {what}", len(block.seals), 0)
+        self.last_commit = block.last_commit
         digests = [seal_digest(chain, seal) for seal in block.seals]
         for seal, digest in zip(block.seals, digests):
             verify("seal", chain.validator(seal.validator).public_key, digest, seal.signature)

@@ -17,16 +17,17 @@ from contextlib import suppress
 
 import grpc
 import trio
+from libp2p.crypto.ed25519 import create_new_key_pair
+from libp2p.request_response import RequestTransportError
+from timecoin.v1 import api_pb2, api_pb2_grpc, ledger_pb2, sync_pb2, votes_pb2
+from timecoin.v1.envelope_pb2 import Compression, Envelope, EnvelopeRefusal
+
 from client import rules
 from client.envelope import Refused, unwrap, wrap
 from client.ledger import Ledger, Pages, check_digests
 from client.peer import TRANSACTIONS, Peer, connect
-from client.rules import COMMIT, FINAL, LOCK, Chain, Wrong, canonical, encode, require, same
-from libp2p.crypto.ed25519 import create_new_key_pair
-from libp2p.request_response import RequestTransportError
+from client.rules import COMMIT, FINAL, LOCK, Chain, Wrong, encode, require, same
 from network import Network, running
-from timecoin.v1 import api_pb2, api_pb2_grpc, ledger_pb2, sync_pb2, votes_pb2
-from timecoin.v1.envelope_pb2 import Compression, Envelope, EnvelopeRefusal
 from vectors import check_all
 
 TIME = 100_000_000
@@ -92,6 +93,10 @@ class Ear:
         require("a status counts every validator's batches", len(status.sequences) <= len(self.chain.validators))
         self.statuses.append(status)
 
+    def _on_neighbours(self, neighbours) -> None:
+        require("at most 256 neighbours", len(neighbours.peers) <= 256)
+        require("peer ids of 1 to 64 bytes", all(1 <= len(peer) <= 64 for peer in neighbours.peers))
+
     def _on_announcement(self, announcement) -> None:
         check_announcement(self.chain, announcement)
 
@@ -109,7 +114,9 @@ class Ear:
         for (voted, round_, name), signatures in self.commits.items():
             power = sum(self.chain.validator(index).power for index in signatures)
             if (voted, name) == (height, block_id) and 3 * power > 2 * self.chain.power:
-                parts = [ledger_pb2.ValidatorSignature(validator=v, signature=signatures[v]) for v in sorted(signatures)]
+                parts = [
+                    ledger_pb2.ValidatorSignature(validator=v, signature=signatures[v]) for v in sorted(signatures)
+                ]
                 return ledger_pb2.BlockCertificate(
                     height=height, round=round_, phase=COMMIT, block_id=block_id, signatures=parts
                 )
@@ -218,7 +225,7 @@ async def pay(network: Network, chain: Chain, peer: Peer, ear: Ear, ledger: Ledg
     """One payment from its bytes to its block, every claim on the way proven. Gives its receipt."""
     payee = rules.Key(random.randbytes(32))
     point = _own_coin(network, coins)
-    signed = rules.pay(chain, network.faucet, point, coins[point], payee.lock, TIME, memo="from Python".encode())
+    signed = rules.pay(chain, network.faucet, point, coins[point], payee.lock, TIME, memo=b"from Python")
     payment = rules.Transaction(chain, signed)
 
     # With an author it is not heard, and without one it is.
@@ -255,7 +262,9 @@ async def pay(network: Network, chain: Chain, peer: Peer, ear: Ear, ledger: Ledg
     require("`timecoin receipt verify` refuses a damaged one", verdict.returncode == 1)
     say("receipt     cut from the votes here, accepted by `timecoin receipt verify`; damaged, refused")
 
-    find = lambda: next((block for block in ledger.blocks if payment.txid in [t.txid for t in block.transactions]), None)
+    find = lambda: next(
+        (block for block in ledger.blocks if payment.txid in [t.txid for t in block.transactions]), None
+    )
     with trio.fail_after(30):
         while not find():
             await ledger.follow(peer)
@@ -308,7 +317,11 @@ async def fetch_votes(chain: Chain, peer: Peer, ear: Ear) -> None:
         asked = {"epoch": epoch, "validator": validator, "from_sequence": max(0, last - 5), "max_count": 1_000}
         batches = (await peer.ask(votes=asked)).votes.batches
         sequences = [batch.sequence for batch in batches]
-        same("sequences without a gap", sequences, list(range(asked["from_sequence"], asked["from_sequence"] + len(batches))))
+        same(
+            "sequences without a gap",
+            sequences,
+            list(range(asked["from_sequence"], asked["from_sequence"] + len(batches))),
+        )
         found += len(batches)
         for batch in batches:
             rules.check_batch(chain, batch)
@@ -440,7 +453,9 @@ def flip(data: bytes, at: int = 0) -> bytes:
 
 async def bite(chain: Chain, peer: Peer, ledger: Ledger, pages: Pages, receipt: bytes) -> None:
     """One thing is made wrong at a time, and the check that ought to find it must."""
-    committed = (await peer.ask(blocks={"from_height": 1, "max_count": 2})).blocks.blocks
+    committed = list((await peer.ask(blocks={"from_height": 1, "max_count": 10})).blocks.blocks)
+    target = next(at for at, block in enumerate(committed) if at > 0 and block.block.transactions)
+    committed = committed[: target + 1]
     digests = (await peer.ask(digests={"version": 1})).digests
     with trio.fail_after(30):
         while ledger.height <= digests.height:
@@ -449,7 +464,7 @@ async def bite(chain: Chain, peer: Peer, ledger: Ledger, pages: Pages, receipt: 
 
     def append(change) -> None:
         blocks = [copy.deepcopy(block) for block in committed]
-        change(blocks[1])
+        change(blocks[target])
         fresh = Ledger(chain)
         for block in blocks:
             fresh.append(block)
@@ -496,31 +511,66 @@ async def bite(chain: Chain, peer: Peer, ledger: Ledger, pages: Pages, receipt: 
 
     request = wrap(encode(sync_pb2.Request(digests={"version": 1})))
     address = rules.address(chain.network, bytes(32))
-    wrongs = {
-        "a certificate of two": lambda: append(fewer),
-        "a certificate with one signer twice": lambda: append(swap),
-        "a certificate with a wrong signature": lambda: append(forge),
-        "another root of coins": lambda: append(with_header(lambda h: setattr(h, "utxo_root", flip(h.utxo_root)))),
-        "another parent": lambda: append(with_header(lambda h: setattr(h, "parent", flip(h.parent)))),
-        "a header that is not canonical": lambda: append(lambda b: setattr(b.block, "header", b.block.header + b"\x78\x01")),
-        "a transaction left out": lambda: append(lambda b: b.block.transactions.append(b.block.header)),
-        "another certificate of the parent": lambda: append(lambda b: b.block.last_commit.signatures.pop()),
-        "a coin of another value": damage_coins,
-        "another digest": lambda: check_digests(ledger, digests.height, flip(digests.digests, 77)),
-        "digests of another height": lambda: check_digests(ledger, digests.height - 1, digests.digests),
-        "a receipt of two": lambda: with_receipt(cut),
-        "a receipt for another payment": lambda: with_receipt(other_txid),
-        "a receipt with a wrong signature": lambda: with_receipt(other_signature),
-        "an envelope with something behind": lambda: unwrap(request + b"\x78\x01"),
-        "an envelope of another size": lambda: unwrap(request.replace(b"\x10", b"\x11", 1)),
-        "a typing error in an address": lambda: rules.lock_of_address(chain.network, address[:-1] + "q"),
-    }
+    typo = address[:-1] + ("q" if address[-1] != "q" else "p")
+
+    def other_coins() -> None:
+        fresh = Ledger(chain)
+        point, data = next(iter(chain.first_coins.items()))
+        fresh.coins.apply({point: flip(data, 1)})
+        fresh.append(committed[0])
+
+    # What is wrong, how it comes about, and what the check says of it.
+    wrongs = [
+        ("a certificate of two", lambda: append(fewer), "is a quorum"),
+        ("a certificate with one signer twice", lambda: append(swap), "ascend strictly"),
+        ("a certificate with a wrong signature", lambda: append(forge), "signature of the block certificate"),
+        (
+            "a header changed",
+            lambda: append(with_header(lambda h: setattr(h, "time_ms", h.time_ms + 1))),
+            "block of the",
+        ),
+        (
+            "a header with more in it",
+            lambda: append(lambda b: setattr(b.block, "header", b.block.header + b"\x78\x01")),
+            "canonical",
+        ),
+        ("a transaction left out", lambda: append(lambda b: b.block.transactions.pop()), "root of the transactions"),
+        (
+            "a transaction twice",
+            lambda: append(lambda b: b.block.transactions.append(b.block.transactions[0])),
+            "root of the",
+        ),
+        (
+            "another certificate of the parent",
+            lambda: append(lambda b: b.block.last_commit.signatures.pop()),
+            "hash of the",
+        ),
+        ("coins that are not the chain's", other_coins, "root of the coins"),
+        ("a coin of another value", damage_coins, "buckets that are wrong"),
+        (
+            "another digest",
+            lambda: check_digests(ledger, digests.height, flip(digests.digests, 77)),
+            "root of the coins",
+        ),
+        (
+            "digests of another height",
+            lambda: check_digests(ledger, digests.height - 1, digests.digests),
+            "root of the coins",
+        ),
+        ("a receipt of two", lambda: with_receipt(cut), "is a quorum"),
+        ("a receipt for another payment", lambda: with_receipt(other_txid), "signature of the vote"),
+        ("a receipt with a wrong signature", lambda: with_receipt(other_signature), "signature of the vote"),
+        ("an envelope with something behind", lambda: unwrap(request + b"\x78\x01"), "canonical"),
+        ("an envelope of another size", lambda: unwrap(request.replace(b"\x10\x04", b"\x10\x05", 1)), "declared"),
+        ("a typing error in an address", lambda: rules.lock_of_address(chain.network, typo), "checksum"),
+    ]
     append(lambda block: None)
     with_receipt(lambda certificate: None)
-    for name, attempt in wrongs.items():
+    for name, attempt, expected in wrongs:
         try:
             attempt()
-        except Wrong:
+        except Wrong as found:
+            require(f"{name} is found for what it is: {found}", expected in str(found))
             continue
         raise Wrong(f"{name} was not noticed")
     say(f"faults      {len(wrongs)} planted in what the node said, all found")
@@ -550,6 +600,8 @@ async def converse(network: Network) -> None:
                 await bite(chain, peer, ledger, pages, receipt)
                 await epochs(chain, peer, ledger)
                 same("gossip that was not as it should be", peer.broken, [])
+                # One connection, and no word about neighbours: what the other validators say comes by relay.
+                require("gossip came first hand and by relay", peer.first_hand > 0 and peer.relayed > 0)
                 nursery.cancel_scope.cancel()
         # Bans are each node's own: this one was not spoken to before.
         await refusals(chain, network.addresses[2])

@@ -6,9 +6,10 @@
 import json
 import pathlib
 
+from timecoin.v1 import ledger_pb2, sync_pb2
+
 from client import rules
 from client.rules import canonical, same, u32, u64
-from timecoin.v1 import ledger_pb2, sync_pb2
 
 HERE = pathlib.Path(__file__).parent.parent / "vectors"
 unhex = bytes.fromhex
@@ -107,7 +108,9 @@ def _votes(tally, files) -> None:
     tally.same("validators", rules.validator_set_hash(chain.validators), votes["validators_hash"])
     for entry in votes["batches"]:
         batch = canonical(sync_pb2.Gossip, unhex(entry["gossip"])).votes
-        found = [{"kind": k, "leaf": (bytes([k]) + t).hex(), "txid": t.hex()} for k, t in rules.check_batch(chain, batch)]
+        found = [
+            {"kind": k, "leaf": (bytes([k]) + t).hex(), "txid": t.hex()} for k, t in rules.check_batch(chain, batch)
+        ]
         tally.same("votes", found, entry["votes"])
     for name in ("lock_certificate", "receipt", "rejection"):
         certificate = canonical(ledger_pb2.Certificate, unhex(votes[name]["bytes"]))
@@ -119,7 +122,11 @@ def _blocks(tally, files) -> None:
     chain, blocks = _electorate(files), files["blocks"]
     for entry in blocks["headers"]:
         canonical(ledger_pb2.BlockHeader, unhex(entry["bytes"]))
-        tally.same("block id", rules.tagged("timecoin/block", unhex(entry["chain_id"]), unhex(entry["bytes"])), entry["block_id"])
+        tally.same(
+            "block id",
+            rules.tagged("timecoin/block", unhex(entry["chain_id"]), unhex(entry["bytes"])),
+            entry["block_id"],
+        )
     for entry in blocks["block_votes"]:
         digest = rules.block_vote_digest(
             chain, entry["phase"], int(entry["height"]), entry["round"], unhex(entry["block_id"])

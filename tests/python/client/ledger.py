@@ -64,7 +64,7 @@ class Ledger:
         issued = issued if self._supply + issued < 2**64 else 0
         self._supply += issued
         validators = self.chain.validators
-        weights = [validator.power * count for validator, count in zip(validators, self._signed)]
+        weights = [validator.power * count for validator, count in zip(validators, self._signed, strict=True)]
         total = self._fees + issued
         shares = [total * weight // sum(weights) if weight else 0 for weight in weights]
         self._fees, self._signed = total - sum(shares), [0] * len(validators)
@@ -149,7 +149,7 @@ class Pages:
 
 
 def check_digests(ledger: Ledger, height: int, digests: bytes) -> list[bytes]:
-    """The bucket digests after a block are right when the header of the next one, which is certified, has their root."""
+    """The bucket digests after a block are right when the certified header of the next one has their root."""
     same("bytes of the digests", len(digests), 32 * BUCKETS)
     pieces = chunks(digests, 32)
     same(f"root of the coins after block {height}", merkle_root(pieces), ledger.blocks[height].header.utxo_root)

@@ -43,6 +43,7 @@ TOPIC_OF = {
     "view_change": CONSENSUS,
     "seal": CONSENSUS,
     "status": CONSENSUS,
+    "neighbours": CONSENSUS,
     "announcement": CONSENSUS,
 }
 PATIENCE = 10.0
@@ -90,6 +91,8 @@ class Peer:
         self._pubsub, self._nursery = pubsub, nursery
         self._requests = RequestResponse(host)
         self._heard, self.heard = trio.open_memory_channel[sync_pb2.Gossip](100_000)
+        # Messages that the node had published itself, and others.
+        self.first_hand = self.relayed = 0
         # What came by gossip and was not as it should be.
         self.broken: list[str] = []
 
@@ -120,7 +123,9 @@ class Peer:
             [self.protocol],
             frame,
             BytesCodec(),
-            RequestResponseConfig(timeout=PATIENCE, max_request_size=2**62, max_response_size=envelope.MAX_MESSAGE + 64),
+            RequestResponseConfig(
+                timeout=PATIENCE, max_request_size=2**62, max_response_size=envelope.MAX_MESSAGE + envelope.OVERHEAD
+            ),
         )
 
     async def exchange_head(self, length: int) -> bytes:
@@ -159,13 +164,18 @@ class Peer:
         try:
             if message.from_id or message.seqno or message.signature or message.key:
                 raise Wrong("gossip with an author")
-            gossip = canonical(sync_pb2.Gossip, envelope.unwrap(message.data))
+            payload, origin = envelope.unwrap_from(message.data)
+            gossip = canonical(sync_pb2.Gossip, payload)
             kind = gossip.WhichOneof("kind")
             if topic(self.chain, TOPIC_OF.get(kind, "unknown")) != message.topicIDs[0]:
                 raise Wrong(f"{kind} on topic {message.topicIDs[0]}")
         except (Wrong, envelope.Refused) as error:
             self.broken.append(str(error))
             return False
+        if origin == source.to_bytes():
+            self.first_hand += 1
+        else:
+            self.relayed += 1
         try:
             self._heard.send_nowait(gossip)
         except trio.WouldBlock:
@@ -174,7 +184,7 @@ class Peer:
 
     async def publish(self, name: str, attempt: int = 0, compression: int | None = None, **kind) -> None:
         """Says something to everybody."""
-        data = envelope.wrap(encode(sync_pb2.Gossip(**kind)), attempt, compression)
+        data = envelope.wrap(encode(sync_pb2.Gossip(**kind)), attempt, compression, self.host.get_id().to_bytes())
         # Not Pubsub.publish: that would put author, sequence number and signature into the message.
         message = rpc_pb2.Message(data=data, topicIDs=[topic(self.chain, name)])
         await self._pubsub.push_msg(self.host.get_id(), message)

@@ -267,10 +267,10 @@ def check_certificate(chain: Chain, certificate: ledger_pb2.Certificate) -> None
     require("a vote has 33 bytes", len(leaf) == 33)
     for vote in certificate.votes:
         root = merkle_climb(leaf, vote.index, vote.count, chunks(vote.path, 32))
-        digest = batch_digest(
-            chain, certificate.epoch, vote.validator, vote.sequence, vote.height, vote.count, root
+        digest = batch_digest(chain, certificate.epoch, vote.validator, vote.sequence, vote.height, vote.count, root)
+        verify(
+            f"vote of validator {vote.validator}", chain.validator(vote.validator).public_key, digest, vote.signature
         )
-        verify(f"vote of validator {vote.validator}", chain.validator(vote.validator).public_key, digest, vote.signature)
 
 
 def block_vote_digest(chain: Chain, phase: int, height: int, round_: int, block_id: bytes) -> bytes:
@@ -284,9 +284,7 @@ def check_block_vote(chain: Chain, vote: consensus_pb2.BlockVote) -> None:
 
 def check_block_certificate(chain: Chain, certificate: ledger_pb2.BlockCertificate) -> None:
     chain.require_quorum("block certificate", [part.validator for part in certificate.signatures])
-    digest = block_vote_digest(
-        chain, certificate.phase, certificate.height, certificate.round, certificate.block_id
-    )
+    digest = block_vote_digest(chain, certificate.phase, certificate.height, certificate.round, certificate.block_id)
     for part in certificate.signatures:
         verify("block certificate", chain.validator(part.validator).public_key, digest, part.signature)
 
@@ -378,7 +376,7 @@ class Block(CertifiedHeader):
             same(f"seals {what}", len(block.seals), 0)
         self.last_commit = block.last_commit
         digests = [seal_digest(chain, seal) for seal in block.seals]
-        for seal, digest in zip(block.seals, digests):
+        for seal, digest in zip(block.seals, digests, strict=True):
             verify("seal", chain.validator(seal.validator).public_key, digest, seal.signature)
         same(f"root of the seals {what}", merkle_root(digests), header.seals_root)
 

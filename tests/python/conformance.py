@@ -233,6 +233,7 @@ async def pay(network: Network, chain: Chain, peer: Peer, ear: Ear, ledger: Ledg
     await trio.sleep(1.5)
     known = await peer.ask(transactions={"txids": payment.txid})
     same("gossip with an author is dropped: transactions known", len(known.transactions.transactions), 0)
+    same("gossip with an author is dropped: votes", (LOCK, payment.txid) in ear.votes, False)
     begun = time.monotonic()
     await peer.publish(TRANSACTIONS, attempt=1, transactions={"transactions": [signed]})
     lock = await until("a quorum of Lock votes", lambda: ear.certificate(LOCK, payment.txid))
@@ -242,13 +243,16 @@ async def pay(network: Network, chain: Chain, peer: Peer, ear: Ear, ledger: Ledg
     rules.check_certificate(chain, receipt)
     say(f"payment     {payment.txid.hex()} published; a quorum of Lock and Final votes heard after {took:.0f} ms")
 
-    known = await peer.ask(transactions={"txids": payment.txid})
-    same("the body comes back as it was sent", list(known.transactions.transactions), [signed])
+    def find() -> rules.Block | None:
+        return next((block for block in ledger.blocks if payment.txid in [t.txid for t in block.transactions]), None)
+
+    # Nodes answer until a block has the payment.
     held = await peer.ask(certificates={"kind": FINAL, "epoch": receipt.epoch, "txids": payment.txid})
-    # A node answers for the epoch under way only.
-    if held.certificates.certificates or ear.statuses[-1].epoch == receipt.epoch:
-        same("receipts the node has", [c.txid for c in held.certificates.certificates], [payment.txid])
-        rules.check_certificate(chain, held.certificates.certificates[0])
+    for certificate in held.certificates.certificates:
+        same("the receipt is for the payment", (certificate.kind, certificate.txid), (FINAL, payment.txid))
+        rules.check_certificate(chain, certificate)
+    await ledger.follow(peer)
+    require("the node has a receipt, or a block has it", bool(held.certificates.certificates) or find() is not None)
 
     file = network.folder / "python-receipt.bin"
     file.write_bytes(encode(receipt))
@@ -262,9 +266,6 @@ async def pay(network: Network, chain: Chain, peer: Peer, ear: Ear, ledger: Ledg
     require("`timecoin receipt verify` refuses a damaged one", verdict.returncode == 1)
     say("receipt     cut from the votes here, accepted by `timecoin receipt verify`; damaged, refused")
 
-    find = lambda: next(
-        (block for block in ledger.blocks if payment.txid in [t.txid for t in block.transactions]), None
-    )
     with trio.fail_after(30):
         while not find():
             await ledger.follow(peer)
@@ -300,10 +301,16 @@ async def pay_many(network: Network, chain: Chain, peer: Peer, ear: Ear, ledger:
     await peer.publish(TRANSACTIONS, compression=gzip, transactions={"transactions": signed})
     await until("all are final", lambda: all(ear.certificate(FINAL, txid) for txid in txids))
     request = encode(sync_pb2.Request(transactions={"txids": b"".join(txids)}))
+    known = set()
     for compression in (gzip, raw, None):
         frame = await peer.exchange(wrap(request, compression=compression))
-        known = peer.answer(frame).transactions.transactions
-        same("bodies that come back", sorted(known), sorted(signed))
+        bodies = set(peer.answer(frame).transactions.transactions)
+        require("bodies come back as they were sent", bodies <= set(signed))
+        known |= bodies
+    # Those that a block had before they were asked for are in the block.
+    await ledger.follow(peer)
+    known |= {transaction.bytes for block in ledger.blocks for transaction in block.transactions}
+    require("no body is missing", known >= set(signed))
     say(f"payments    {len(signed)} in one gzip message, all final; asked for with gzip, Snappy and neither")
 
 

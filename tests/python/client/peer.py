@@ -47,6 +47,7 @@ TOPIC_OF = {
     "announcement": CONSENSUS,
 }
 PATIENCE = 10.0
+GOODBYE = 2.0
 
 
 def topic(chain: Chain, name: str) -> str:
@@ -238,6 +239,12 @@ async def connect(
             yield peer
         finally:
             nursery.cancel_scope.cancel()
+            # First the connection, then the gossip service: a message that came in between would be an error to it.
+            with trio.move_on_after(GOODBYE, shield=True):
+                await host.disconnect(node.peer_id)
+                while pubsub is not None and node.peer_id in pubsub.peers:
+                    await trio.sleep(0.01)
+                await trio.sleep(0.1)
 
 
 async def _drain(subscription) -> None:

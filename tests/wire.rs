@@ -22,17 +22,17 @@ fn number(cell: &str) -> Option<usize> {
     digits.parse().ok()
 }
 
-/// What the table says: name, field, bytes, rate, burst.
-fn rows() -> Vec<(String, Option<usize>, Option<usize>, Option<usize>, Option<usize>)> {
+/// A name, then field, bytes, messages a second, and at once.
+type Row = (String, [Option<usize>; 4]);
+
+/// What the table says.
+fn rows() -> Vec<Row> {
     let row = |line: &str| {
         let cells: Vec<&str> = line.split('|').map(str::trim).collect();
         match cells[..] {
             ["", name, field, bytes, rate, burst, ""] if name.contains('/') => Some((
                 name.to_owned(),
-                number(field),
-                number(bytes),
-                number(rate),
-                number(burst),
+                [number(field), number(bytes), number(rate), number(burst)],
             )),
             _ => None,
         }
@@ -47,13 +47,13 @@ fn the_limits_on_the_page_are_those_of_the_code() {
     let expected: Vec<_> = Kind::all()
         .map(|kind| {
             let rate = kind.rate();
-            (
-                kind.name().to_owned(),
+            let numbers = [
                 field(kind).map(usize::from),
                 Some(kind.max_bytes()),
                 rate.map(|rate| rate.per_second as usize),
                 rate.map(|rate| rate.burst as usize),
-            )
+            ];
+            (kind.name().to_owned(), numbers)
         })
         .collect();
     assert_eq!(rows(), expected);

@@ -92,11 +92,11 @@ impl Layout {
     }
 
     /// The network that is in `dir` already, or a new one.
-    pub(super) fn open_or_create(dir: &Path, validators: u32) -> anyhow::Result<Self> {
+    pub(super) fn open_or_create(dir: &Path, validators: u32, params: &Params) -> anyhow::Result<Self> {
         if dir.join(INDEX).exists() {
             return Self::open(dir);
         }
-        Self::create(dir, validators)
+        Self::create(dir, validators, params)
             .with_context(|| format!("the test network cannot be written to {}", dir.display()))
     }
 
@@ -114,7 +114,7 @@ impl Layout {
         })
     }
 
-    fn create(dir: &Path, validators: u32) -> anyhow::Result<Self> {
+    fn create(dir: &Path, validators: u32, params: &Params) -> anyhow::Result<Self> {
         fs::create_dir_all(dir)?;
         ensure!(
             fs::read_dir(dir)?.next().is_none(),
@@ -135,11 +135,11 @@ impl Layout {
             dir: dir.to_owned(),
             nodes,
         };
-        layout.write()?;
+        layout.write(params)?;
         Ok(layout)
     }
 
-    fn write(&self) -> anyhow::Result<()> {
+    fn write(&self, params: &Params) -> anyhow::Result<()> {
         let purse = |path: PathBuf, label: &str| -> anyhow::Result<LockHash> {
             let key = Key::random(label);
             let lock = key.lock;
@@ -160,7 +160,7 @@ impl Layout {
             identity.save(&node.dir.join("data").join("node.key"))?;
             identities.push(identity.public_key());
         }
-        let genesis = genesis(&keys, rewards, &[(faucet, FAUCET_COINS), (probes, PROBE_COINS)])?;
+        let genesis = genesis(params, &keys, rewards, &[(faucet, FAUCET_COINS), (probes, PROBE_COINS)])?;
         fs::write(self.genesis(), genesis.encode())?;
         for (number, node) in self.nodes.iter().enumerate() {
             fs::write(node.config(), self.config(number, &identities)?)?;
@@ -212,7 +212,12 @@ fn node_dir(dir: &Path, number: usize) -> PathBuf {
     dir.join(format!("node{number}"))
 }
 
-fn genesis(keys: &[PublicKey], rewards: LockHash, purses: &[(LockHash, usize)]) -> anyhow::Result<Genesis> {
+fn genesis(
+    params: &Params,
+    keys: &[PublicKey],
+    rewards: LockHash,
+    purses: &[(LockHash, usize)],
+) -> anyhow::Result<Genesis> {
     let validator = |key: &PublicKey| Validator {
         public_key: *key,
         power: 1,
@@ -228,7 +233,7 @@ fn genesis(keys: &[PublicKey], rewards: LockHash, purses: &[(LockHash, usize)]) 
     let genesis = Genesis {
         network: NETWORK.to_owned(),
         time: now(),
-        params: Params::default(),
+        params: params.clone(),
         validators: ValidatorSet::new(keys.iter().map(validator).collect())?,
         coins: purses.iter().flat_map(coins).collect(),
     };
@@ -254,11 +259,19 @@ mod tests {
     fn what_is_written_is_what_a_node_reads() {
         let temporary = tempfile::tempdir().expect("a directory");
         let dir = temporary.path().join("net");
-        let layout = Layout::open_or_create(&dir, 3).expect("writes");
+        let params = Params {
+            epoch_length: 10,
+            ..Params::default()
+        };
+        let layout = Layout::open_or_create(&dir, 3, &params).expect("writes");
         let genesis = node::read_genesis(&layout.genesis()).expect("a valid genesis");
         assert_eq!(
-            (genesis.validators.len(), genesis.coins.len()),
-            (3, FAUCET_COINS + PROBE_COINS)
+            (
+                genesis.validators.len(),
+                genesis.coins.len(),
+                genesis.params.epoch_length
+            ),
+            (3, FAUCET_COINS + PROBE_COINS, 10)
         );
         for (path, count) in [(layout.faucet(), FAUCET_COINS), (layout.probes(), PROBE_COINS)] {
             let wallet = Wallet::open(&path).expect("a wallet");
@@ -276,7 +289,7 @@ mod tests {
             let key = KeyFile::load(&key, KeyKind::Validator).expect("a key file");
             assert!(genesis.validators.index_of(&key.public_key()).is_some());
         }
-        let again = Layout::open_or_create(&dir, 7).expect("is there");
+        let again = Layout::open_or_create(&dir, 7, &params).expect("is there");
         assert_eq!(again.nodes.len(), 3, "a network that is there is not changed");
         assert_eq!(again.nodes[2].config(), layout.nodes[2].config());
     }
@@ -285,7 +298,7 @@ mod tests {
     fn a_directory_with_something_else_in_it_is_left_alone() {
         let dir = tempfile::tempdir().expect("a directory");
         fs::write(dir.path().join("thesis.txt"), "x").expect("writes");
-        assert!(Layout::open_or_create(dir.path(), 3).is_err());
+        assert!(Layout::open_or_create(dir.path(), 3, &Params::default()).is_err());
         assert_eq!(fs::read_dir(dir.path()).expect("reads").count(), 1);
     }
 }

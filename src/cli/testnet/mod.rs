@@ -15,6 +15,7 @@ mod screen;
 mod trial;
 
 use super::say;
+use crate::primitives::Params;
 use anyhow::{Context as _, bail};
 use children::Children;
 use layout::Layout;
@@ -38,6 +39,10 @@ pub(super) struct Args {
     /// is. Without it: a temporary directory.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
+    /// Blocks in an epoch of a new network.
+    #[arg(long, default_value_t = Params::default().epoch_length, value_name = "BLOCKS",
+          value_parser = clap::value_parser!(u64).range(3..))]
+    epoch_length: u64,
     /// Leave the temporary directory behind.
     #[arg(long)]
     keep: bool,
@@ -73,7 +78,11 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         Some(dir) => dir.clone(),
         None => std::env::temp_dir().join(format!("timecoin-testnet-{}", std::process::id())),
     };
-    let layout = Layout::open_or_create(&dir, args.validators)?;
+    let params = Params {
+        epoch_length: args.epoch_length,
+        ..Params::default()
+    };
+    let layout = Layout::open_or_create(&dir, args.validators, &params)?;
     say!("test network of {} validators in {}", layout.nodes.len(), dir.display())?;
     let mut children = Children::start(&layout, &args.log)?;
     let mut interrupted = std::pin::pin!(stop_signal());

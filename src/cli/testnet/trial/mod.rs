@@ -16,6 +16,7 @@ use crate::{
         load::{self, Target, report::Report},
         say,
     },
+    primitives::Params,
     wallet::Wallet,
 };
 use anyhow::{Context as _, ensure};
@@ -57,7 +58,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         Some(dir) => dir.clone(),
         None => std::env::temp_dir().join(format!("timecoin-trial-{}", std::process::id())),
     };
-    let layout = Layout::open_or_create(&dir, manifest.validators)?;
+    let layout = Layout::open_or_create(&dir, manifest.validators, &Params::default())?;
     let mut children = Children::start(&layout, &args.log)?;
     let outcome = async {
         await_ready(&layout, &mut children).await?;

@@ -670,7 +670,7 @@ impl Finality {
     /// Own batches that a trimmed safety log must still hold, the bodies of what is locked here, and what proves the lock
     /// certificates of what Final was cast for.
     pub fn live(&self) -> (Vec<CheckedTransaction>, Vec<Arc<VoteBatch>>, Vec<Support>) {
-        let body = |payment: &Box<Payment>| {
+        let body = |payment: &Payment| {
             let spoken = payment.mine.lock || payment.mine.finality || payment.mine.abandon;
             payment
                 .body
@@ -696,7 +696,7 @@ impl Finality {
         batches.sort_by_key(|batch| (batch.validator, batch.sequence)); // not by address: runs must repeat
         support.extend(batches.into_iter().map(Support::Batch));
         (
-            self.payments.values().filter_map(body).collect(),
+            self.payments.values().filter_map(|payment| body(payment)).collect(),
             own.into_iter().flat_map(|own| own.from(0)).cloned().collect(),
             support,
         )
@@ -960,21 +960,25 @@ impl Finality {
     /// Bodies of payments that no certificate has come for, admitted before `before`: to be shown to others again, each
     /// after the rejected rival that it had.
     pub fn uncertified(&self, before: Time, max: usize) -> Vec<CheckedTransaction> {
-        let old = |payment: &&Box<Payment>| payment.certified.is_none() && payment.named < before;
-        let bodies = self.payments.values().filter(old).flat_map(|payment| {
-            let body = payment.body.as_ref().map(|body| &body.transaction);
-            let rival = payment.rejected_rival.as_ref().filter(|_| payment.contested.is_some());
-            rival.into_iter().chain(body)
-        });
+        let old = |payment: &Payment| payment.certified.is_none() && payment.named < before;
+        let bodies = self
+            .payments
+            .values()
+            .filter(|payment| old(payment))
+            .flat_map(|payment| {
+                let body = payment.body.as_ref().map(|body| &body.transaction);
+                let rival = payment.rejected_rival.as_ref().filter(|_| payment.contested.is_some());
+                rival.into_iter().chain(body)
+            });
         bodies.take(max).cloned().collect()
     }
 
     /// Payments that were named before `before` and are not final: certificates for them may exist elsewhere.
     pub fn unfinished(&self, before: Time, max: usize) -> Vec<TxId> {
-        let old = |(_, payment): &(&TxId, &Box<Payment>)| !payment.finalled && payment.named < before;
+        let old = |payment: &Payment| !payment.finalled && payment.named < before;
         self.payments
             .iter()
-            .filter(old)
+            .filter(|(_, payment)| old(payment))
             .take(max)
             .map(|(txid, _)| *txid)
             .collect()

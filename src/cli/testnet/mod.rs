@@ -3,12 +3,14 @@
 //! | file | what |
 //! |---|---|
 //! | `layout.rs` | keys, genesis and settings, written to a directory |
+//! | `history.rs` | blocks that the validators might have made before |
 //! | `children.rs` | the validators as processes: started, watched, stopped |
 //! | `screen.rs` | the table |
 //! | `pay.rs` | payments, and what must be true of them |
 //! | `trial/` | payments while validators die and strangers attack, and a verdict |
 
 mod children;
+mod history;
 mod layout;
 mod pay;
 mod screen;
@@ -17,7 +19,7 @@ mod trial;
 use super::say;
 use anyhow::{Context as _, bail};
 use children::Children;
-use layout::Layout;
+use layout::{Blueprint, Layout};
 use std::{
     path::PathBuf,
     time::{Duration, Instant},
@@ -73,9 +75,9 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         Some(dir) => dir.clone(),
         None => std::env::temp_dir().join(format!("timecoin-testnet-{}", std::process::id())),
     };
-    let layout = Layout::open_or_create(&dir, args.validators)?;
+    let layout = Layout::open_or_create(&dir, &Blueprint::of(args.validators))?;
     say!("test network of {} validators in {}", layout.nodes.len(), dir.display())?;
-    let mut children = Children::start(&layout, &args.log)?;
+    let mut children = Children::start(&layout, &[], &args.log)?;
     let mut interrupted = std::pin::pin!(stop_signal());
     let outcome = tokio::select! {
         outcome = operate(&args, &layout, &mut children) => outcome,
@@ -98,7 +100,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
 /// Everything between the start of the validators and their stop.
 async fn operate(args: &Args, layout: &Layout, children: &mut Children) -> anyhow::Result<()> {
     let started = Instant::now();
-    await_ready(layout, children).await?;
+    await_ready(layout, &[], children).await?;
     say!(
         "all {} validators are ready after {:.1} s",
         layout.nodes.len(),
@@ -112,10 +114,11 @@ async fn operate(args: &Args, layout: &Layout, children: &mut Children) -> anyho
     screen::watch(layout, children, args.duration.map(Duration::from_secs)).await
 }
 
-async fn await_ready(layout: &Layout, children: &mut Children) -> anyhow::Result<()> {
+/// Waits for all validators but those that are away.
+async fn await_ready(layout: &Layout, away: &[usize], children: &mut Children) -> anyhow::Result<()> {
     let deadline = Instant::now() + READY_WITHIN;
     let clients = layout.clients()?;
-    let mut waiting: Vec<usize> = (0..clients.len()).collect();
+    let mut waiting: Vec<usize> = (0..clients.len()).filter(|number| !away.contains(number)).collect();
     while !waiting.is_empty() {
         children.check()?;
         let mut still = Vec::new();

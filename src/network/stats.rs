@@ -182,6 +182,8 @@ stats! {
     requests_unanswered: Counter,
     /// Requests sent.
     requests_out: Counter,
+    /// Bytes of the answers to own requests, by type, decompressed.
+    answer_bytes: PerKind,
     /// Own requests that timed out.
     request_timeouts: Counter,
     /// Own requests that failed otherwise.

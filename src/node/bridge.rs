@@ -2,10 +2,11 @@
 
 use super::metrics::Meters;
 use crate::{
-    network::{self, Topic},
+    network::{self, PeerTable, Topic},
     primitives::{Fault, Gossip, Response},
     replica::Verdict,
 };
+use std::time::Instant;
 
 /// The longest reason that a refusal carries, in bytes.
 const MAX_REASON: usize = 500;
@@ -46,6 +47,17 @@ pub fn count_fault(meters: &Meters, fault: Fault) {
         Fault::None | Fault::Late => {}
         Fault::Careless => meters.faults_careless.add(1),
         Fault::Hostile => meters.faults_hostile.add(1),
+    }
+}
+
+/// A peer as people know it: its identity and where it is, or its number when it is forgotten already.
+pub fn name(peers: &PeerTable, peer: network::PeerId) -> String {
+    match peers.get(peer, Instant::now()) {
+        Some(info) => match info.address {
+            Some(address) => format!("{} at {address}", info.identity),
+            None => info.identity.to_string(),
+        },
+        None => peer.to_string(),
     }
 }
 

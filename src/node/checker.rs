@@ -17,7 +17,7 @@ use super::{
 use crate::{
     api::SubmitError,
     ledger::check,
-    network::{self, Commands, Topic},
+    network::{self, Commands, PeerTable, Topic},
     primitives::{Announcement, Fault, PeerId, Request, kinds::Kind, message::Electorate},
     replica::{AnswerTicket, Input, InputError, input},
     sync::serve::is_for_store,
@@ -29,6 +29,8 @@ use std::{
     time::Instant,
 };
 
+/// What a fault is about when it was found in the answer to a question of ours.
+const ANSWER: &str = "answer";
 /// Answers above this size are not urgent: blocks to catch up with take long to check.
 const LARGE_ANSWER: usize = 64 * 1024;
 /// Jobs checked together.
@@ -260,6 +262,8 @@ pub struct Checker {
     pub inbox: Arc<Inbox>,
     /// For verdicts and punishments.
     pub commands: Commands,
+    /// Who is there.
+    pub peers: Arc<PeerTable>,
     /// Answers questions for what is in the store.
     pub served: Arc<StoreServer>,
     /// Checks where validators say they are, and answers questions for that.
@@ -446,7 +450,7 @@ impl Checker {
                 Some(answer)
             }
             Err(error) => {
-                self.punish(from, &error, "answer");
+                self.punish(from, &error, ANSWER);
                 None
             }
         };
@@ -467,7 +471,13 @@ impl Checker {
 
     fn fault(&self, from: network::PeerId, fault: Fault, what: &'static str, reason: &str) {
         bridge::count_fault(&self.meters, fault);
-        tracing::debug!(peer = from.0, ?fault, what, reason, "a peer sent something wrong");
+        // Answers are as many as our questions; of anything else a flooder sends as much as it likes.
+        if fault == Fault::Hostile && what == ANSWER {
+            let who = bridge::name(&self.peers, from);
+            tracing::warn!(peer = from.0, who, reason, "a peer lied");
+        } else {
+            tracing::debug!(peer = from.0, ?fault, what, reason, "a peer sent something wrong");
+        }
         self.commands.punish(from, bridge::fault(fault));
     }
 }

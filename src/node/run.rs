@@ -17,7 +17,7 @@ use super::{
 use crate::{
     api::SubmitError,
     ledger::{ViewError, Write},
-    network::{self, Commands},
+    network::{self, Commands, PeerTable},
     primitives::{ChainId, Fault, Gossip, Request, Time, TxId, limits},
     replica::{Committed, Core, Effects, Event, Input, RequestId, Send, Snapshot, Statement, Ticket},
     signer::{Signer, SignerError},
@@ -125,6 +125,8 @@ pub struct Loop {
     pub inbox: Arc<Inbox>,
     /// The network.
     pub commands: Commands,
+    /// Who is there.
+    pub peers: Arc<PeerTable>,
     /// Told of every block written.
     pub flushing: Arc<Flushing>,
     /// Published after each turn.
@@ -288,7 +290,8 @@ impl Loop {
         for (peer, fault, reason) in effects.faults {
             bridge::count_fault(&self.meters, fault);
             if fault == Fault::Hostile {
-                tracing::warn!(peer = peer.0, reason, "a peer lied");
+                let who = bridge::name(&self.peers, network::PeerId(peer.0));
+                tracing::warn!(peer = peer.0, who, reason, "a peer lied");
             } else if fault == Fault::Careless {
                 tracing::debug!(peer = peer.0, reason, "a peer did something wrong");
             }

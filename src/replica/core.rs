@@ -33,6 +33,9 @@ use std::{collections::BTreeMap, sync::Arc};
 
 /// How long a peer that did not prove how far ahead it is is not asked to again.
 const DOUBT_MS: u64 = 60_000;
+/// How long blocks are not asked for, in all, because somebody claims to be so far ahead that the state is to be fetched.
+/// Each peer may take its time to prove it, but many together must not keep a new node from the history for ever.
+const MAX_HOLD_MS: u64 = 20_000;
 /// Numbers of questions that one replica, or one sync, has for itself.
 const QUESTIONS: u64 = 1 << 40;
 
@@ -75,6 +78,8 @@ pub struct Core {
     next_proof_id: u64,
     /// Peers that did not prove what they claim, and until when that is held against them.
     doubted: BTreeMap<PeerId, Time>,
+    /// Since when blocks are held back for the state, at the first time.
+    held_since: Option<Time>,
     /// Counts replicas and syncs: each has its own numbers for questions.
     lives: u64,
     /// The store held nothing but the genesis when this process began.
@@ -115,6 +120,7 @@ impl Core {
             proofs: BTreeMap::new(),
             next_proof_id: PROOFS,
             doubted: BTreeMap::new(),
+            held_since: None,
             lives: 1,
             empty,
             synced: 0,
@@ -260,7 +266,7 @@ impl Core {
         };
         let input = self.hold_to_checkpoint(input, effects);
         // Blocks that the state would make superfluous are not asked for while somebody may still show it.
-        let hold = self.far_ahead(now).next().is_some();
+        let hold = self.far_ahead(now).next().is_some() && self.may_hold(now);
         let Now::Live(replica) = &mut self.now else {
             return Ok(());
         };
@@ -268,6 +274,11 @@ impl Core {
         replica.handle(now, view, input, effects)?;
         self.ask_for_proof(now, effects);
         Ok(())
+    }
+
+    fn may_hold(&mut self, now: Time) -> bool {
+        let since = *self.held_since.get_or_insert(now);
+        now < since.plus_ms(MAX_HOLD_MS)
     }
 
     /// Nothing is taken from whoever has another block than the checkpoint's.
@@ -354,6 +365,7 @@ impl Core {
         let records = self.live_records().unwrap_or_default();
         self.lives += 1;
         self.proofs.clear();
+        self.held_since = None;
         let sync = StateSync::new(rules(&self.setup, &self.config), self.lives * QUESTIONS);
         self.now = Now::syncing(sync, Records::Kept(records));
         let Now::Syncing(syncing) = &mut self.now else { return };

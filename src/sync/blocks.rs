@@ -5,9 +5,10 @@
 //! the same time, from several peers: while one window is applied, the next ones arrive. What waits is bounded by the
 //! windows.
 
+use super::window::WindowSize;
 use crate::{
     ledger::Content,
-    primitives::{CommittedBlock, Height, PeerId, Request, Time, limits::MAX_BLOCKS_PER_REQUEST},
+    primitives::{CommittedBlock, Height, PeerId, Request, Time},
 };
 use std::collections::{BTreeMap, VecDeque};
 
@@ -55,6 +56,7 @@ pub struct BlockSync {
     wanted: Option<Height>,
     /// By their first height.
     windows: BTreeMap<Height, Window>,
+    size: WindowSize,
     catching_up: bool,
     held: bool,
     fetched: u64,
@@ -155,7 +157,7 @@ impl BlockSync {
         if let Some((first, _)) = self.windows.first_key_value()
             && *first > tip.next()
         {
-            let count = (first.0 - tip.0 - 1).min(u64::from(MAX_BLOCKS_PER_REQUEST));
+            let count = (first.0 - tip.0 - 1).min(self.size.count());
             let state = State::Open;
             self.windows.insert(tip.next(), Window { count, state });
         }
@@ -164,7 +166,7 @@ impl BlockSync {
             Height(first.0.saturating_add(window.count)).max(tip.next())
         });
         while self.windows.len() < WINDOWS && next <= last {
-            let count = (last.0 - next.0 + 1).min(u64::from(MAX_BLOCKS_PER_REQUEST));
+            let count = (last.0 - next.0 + 1).min(self.size.count());
             let state = State::Open;
             self.windows.insert(next, Window { count, state });
             next = Height(next.0.saturating_add(count));
@@ -258,6 +260,7 @@ impl BlockSync {
         if !asked {
             return;
         }
+        self.size.learn(&blocks);
         let window = self.windows.remove(&first).expect("it was asked for: looked up above");
         let count = useful.min(window.count);
         let blocks = blocks.into_iter().take(count as usize).collect();

@@ -4,6 +4,7 @@ pub mod blocks;
 pub mod coins;
 pub mod config;
 pub mod serve;
+mod window;
 
 pub use blocks::BlockSync;
 pub use coins::{Checkpoint, StateSync, SyncStatus};

@@ -46,12 +46,7 @@ pub(in crate::cli) struct Payers {
 impl Payers {
     /// New keys; what they hold in the end is lost, so this is for test money.
     pub(in crate::cli) fn new(count: usize) -> Self {
-        let signer = |_| {
-            let mut seed = [0; 32];
-            rand::fill(&mut seed);
-            SecretKey::from_seed(seed).signer()
-        };
-        Self::of((0..count).map(signer).collect())
+        Self::of((0..count).map(|_| new_signer()).collect())
     }
 
     /// These keys; at least one.
@@ -75,6 +70,13 @@ impl Payers {
     fn signer_of_coin(&self, coin: usize) -> &KeySigner {
         &self.signers[coin % self.signers.len()]
     }
+}
+
+/// A new key.
+pub(in crate::cli) fn new_signer() -> KeySigner {
+    let mut seed = [0; 32];
+    rand::fill(&mut seed);
+    SecretKey::from_seed(seed).signer()
 }
 
 /// A payer's coin.

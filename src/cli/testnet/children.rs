@@ -25,33 +25,46 @@ pub(super) struct Children {
     children: Vec<Slot>,
 }
 
-/// One validator: `None` while it is down on purpose.
+/// One node: no child while it is down on purpose.
 struct Slot {
+    /// For people.
+    name: String,
     child: Option<Child>,
     config: PathBuf,
     log: PathBuf,
 }
 
 impl Children {
-    /// Starts a process for each validator.
-    pub(super) fn start(layout: &Layout, filter: &str) -> anyhow::Result<Self> {
-        let slot = |node: &NodeFiles| Slot {
-            child: None,
-            config: node.config(),
-            log: node.log(),
-        };
-        let mut children = Self {
-            program: std::env::current_exe().context("this program's own file is not known")?,
-            filter: filter.to_owned(),
-            children: layout.nodes.iter().map(slot).collect(),
-        };
-        for number in 0..layout.nodes.len() {
+    /// Starts a process for each validator, except for those that are away.
+    pub(super) fn start(layout: &Layout, away: &[usize], filter: &str) -> anyhow::Result<Self> {
+        let named = |number| format!("validator {number}");
+        let nodes = layout.nodes.iter().enumerate();
+        let mut children = Self::of(nodes.map(|(number, node)| (named(number), node)), filter)?;
+        for number in (0..layout.nodes.len()).filter(|number| !away.contains(number)) {
             children.run(number)?;
         }
         Ok(children)
     }
 
-    /// Starts the process of one validator, which is down.
+    /// These nodes, by name; none is started yet.
+    pub(super) fn of<'a>(
+        nodes: impl IntoIterator<Item = (String, &'a NodeFiles)>,
+        filter: &str,
+    ) -> anyhow::Result<Self> {
+        let slot = |(name, node): (String, &NodeFiles)| Slot {
+            name,
+            child: None,
+            config: node.config(),
+            log: node.log(),
+        };
+        Ok(Self {
+            program: std::env::current_exe().context("this program's own file is not known")?,
+            filter: filter.to_owned(),
+            children: nodes.into_iter().map(slot).collect(),
+        })
+    }
+
+    /// Starts the process of one node, which is down.
     pub(super) fn run(&mut self, number: usize) -> anyhow::Result<()> {
         let slot = &mut self.children[number];
         let log = fs::OpenOptions::new()
@@ -83,24 +96,24 @@ impl Children {
         Ok(())
     }
 
-    /// Kills one validator with SIGKILL: it can do nothing about it.
+    /// Kills one node with SIGKILL: it can do nothing about it.
     pub(super) async fn kill(&mut self, number: usize) -> anyhow::Result<()> {
-        if let Some(mut child) = self.children[number].child.take() {
-            child
-                .kill()
-                .await
-                .with_context(|| format!("validator {number} cannot be killed"))?;
+        let slot = &mut self.children[number];
+        if let Some(mut child) = slot.child.take() {
+            let killed = child.kill().await;
+            killed.with_context(|| format!("{} cannot be killed", slot.name))?;
         }
         Ok(())
     }
 
     /// An error when a process has ended by itself, with the end of its log.
     pub(super) fn check(&mut self) -> anyhow::Result<()> {
-        for (number, slot) in self.children.iter_mut().enumerate() {
+        for slot in &mut self.children {
             let Some(child) = &mut slot.child else { continue };
             if let Some(status) = child.try_wait()? {
                 bail!(
-                    "validator {number} has ended ({status}); the end of {}:\n{}",
+                    "{} has ended ({status}); the end of {}:\n{}",
+                    slot.name,
                     slot.log.display(),
                     tail(&slot.log)
                 );
@@ -123,21 +136,18 @@ impl Children {
             drop(slot.child.as_mut().and_then(|child| child.stdin.take()));
         }
         let mut failed = Vec::new();
-        for (number, slot) in self.children.iter_mut().enumerate() {
-            let Some(child) = &mut slot.child else { continue };
+        for slot in &mut self.children {
+            let (name, Some(child)) = (&slot.name, &mut slot.child) else {
+                continue;
+            };
             match tokio::time::timeout(STOP_WITHIN, child.wait()).await {
                 Ok(Ok(status)) if status.success() => {}
-                Ok(Ok(status)) => failed.push(format!("validator {number} ended with {status}:\n{}", tail(&slot.log))),
-                Ok(Err(error)) => failed.push(format!("validator {number}: {error}")),
+                Ok(Ok(status)) => failed.push(format!("{name} ended with {status}:\n{}", tail(&slot.log))),
+                Ok(Err(error)) => failed.push(format!("{name}: {error}")),
                 Err(_) => {
-                    child
-                        .kill()
-                        .await
-                        .with_context(|| format!("validator {number} cannot be killed"))?;
-                    failed.push(format!(
-                        "validator {number} did not stop within {} s",
-                        STOP_WITHIN.as_secs()
-                    ));
+                    let killed = child.kill().await;
+                    killed.with_context(|| format!("{name} cannot be killed"))?;
+                    failed.push(format!("{name} did not stop within {} s", STOP_WITHIN.as_secs()));
                 }
             }
         }
@@ -162,8 +172,17 @@ fn tail(path: &Path) -> String {
 
 /// Resident memory of a process in MB, where the system tells.
 pub(super) fn resident_mb(pid: u32) -> Option<u64> {
+    status_mb(pid, "VmRSS:")
+}
+
+/// The most that it ever was.
+pub(super) fn peak_mb(pid: u32) -> Option<u64> {
+    status_mb(pid, "VmHWM:")
+}
+
+fn status_mb(pid: u32, name: &str) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = text.lines().find(|line| line.starts_with("VmRSS:"))?;
+    let line = text.lines().find(|line| line.starts_with(name))?;
     let kilobytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
     Some(kilobytes / 1024)
 }
@@ -185,6 +204,8 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn memory_of_a_process() {
-        assert!(resident_mb(std::process::id()).is_some_and(|mb| mb > 0));
+        let id = std::process::id();
+        let (now, peak) = (resident_mb(id), peak_mb(id));
+        assert!(now.is_some_and(|mb| mb > 0) && peak >= now, "{now:?} {peak:?}");
     }
 }

@@ -5,7 +5,7 @@ use crate::{
     cli::now,
     node,
     primitives::{
-        Amount, Genesis, LockHash, Output, Params, PublicKey, Validator, ValidatorSet, amount::UNITS_PER_TIME,
+        Amount, Genesis, LockHash, Output, Params, PublicKey, Time, Validator, ValidatorSet, amount::UNITS_PER_TIME,
     },
     signer::{KeyFile, KeyKind},
     wallet::{Wallet, file::Key},
@@ -26,6 +26,28 @@ const PROBE_COINS: usize = 100;
 const FIRST_COIN: Amount = Amount(1_000 * UNITS_PER_TIME);
 /// Addresses of a test network begin with this.
 const NETWORK: &str = "ltime";
+
+/// What a new network is to be like.
+#[derive(Clone, Debug)]
+pub(super) struct Blueprint {
+    /// How many validators.
+    pub(super) validators: u32,
+    /// The chain's parameters.
+    pub(super) params: Params,
+    /// How long ago it began, by the clock of its genesis.
+    pub(super) age_ms: u64,
+}
+
+impl Blueprint {
+    /// A network of the usual kind that begins now.
+    pub(super) fn of(validators: u32) -> Self {
+        Self {
+            validators,
+            params: Params::default(),
+            age_ms: 0,
+        }
+    }
+}
 
 /// A test network on disk.
 #[derive(Debug)]
@@ -55,6 +77,29 @@ impl NodeFiles {
 
     pub(super) fn log(&self) -> PathBuf {
         self.dir.join("node.log")
+    }
+
+    /// The settings that all nodes have.
+    fn settings(&self, bootstrap: &[String]) -> String {
+        let bootstrap: Vec<String> = bootstrap.iter().map(|peer| format!("{peer:?}")).collect();
+        format!(
+            "data_dir = \"data\"\n\
+             genesis = \"../genesis.bin\"\n\
+             \n\
+             [network]\n\
+             listen = [\"{}\"]\n\
+             bootstrap = [{}]\n\
+             \n\
+             [api]\n\
+             listen = \"{}\"\n\
+             \n\
+             [http]\n\
+             listen = \"{}\"\n",
+            peer_address(self.peers),
+            bootstrap.join(", "),
+            self.api,
+            self.http,
+        )
     }
 }
 
@@ -92,12 +137,11 @@ impl Layout {
     }
 
     /// The network that is in `dir` already, or a new one.
-    pub(super) fn open_or_create(dir: &Path, validators: u32, params: &Params) -> anyhow::Result<Self> {
+    pub(super) fn open_or_create(dir: &Path, blueprint: &Blueprint) -> anyhow::Result<Self> {
         if dir.join(INDEX).exists() {
             return Self::open(dir);
         }
-        Self::create(dir, validators, params)
-            .with_context(|| format!("the test network cannot be written to {}", dir.display()))
+        Self::create(dir, blueprint).with_context(|| format!("the test network cannot be written to {}", dir.display()))
     }
 
     fn open(dir: &Path) -> anyhow::Result<Self> {
@@ -114,15 +158,16 @@ impl Layout {
         })
     }
 
-    fn create(dir: &Path, validators: u32, params: &Params) -> anyhow::Result<Self> {
+    fn create(dir: &Path, blueprint: &Blueprint) -> anyhow::Result<Self> {
         fs::create_dir_all(dir)?;
         ensure!(
             fs::read_dir(dir)?.next().is_none(),
             "the directory is not empty and holds no test network"
         );
-        let mut addresses = free_addresses(3 * validators as usize)?.into_iter();
+        let validators = blueprint.validators as usize;
+        let mut addresses = free_addresses(3 * validators)?.into_iter();
         let mut nodes = Vec::new();
-        for number in 0..validators as usize {
+        for number in 0..validators {
             let mut next = || addresses.next().context("too few free ports");
             nodes.push(NodeFiles {
                 dir: node_dir(dir, number),
@@ -135,11 +180,11 @@ impl Layout {
             dir: dir.to_owned(),
             nodes,
         };
-        layout.write(params)?;
+        layout.write(blueprint)?;
         Ok(layout)
     }
 
-    fn write(&self, params: &Params) -> anyhow::Result<()> {
+    fn write(&self, blueprint: &Blueprint) -> anyhow::Result<()> {
         let purse = |path: PathBuf, label: &str| -> anyhow::Result<LockHash> {
             let key = Key::random(label);
             let lock = key.lock;
@@ -160,7 +205,12 @@ impl Layout {
             identity.save(&node.dir.join("data").join("node.key"))?;
             identities.push(identity.public_key());
         }
-        let genesis = genesis(params, &keys, rewards, &[(faucet, FAUCET_COINS), (probes, PROBE_COINS)])?;
+        let genesis = genesis(
+            blueprint,
+            &keys,
+            rewards,
+            &[(faucet, FAUCET_COINS), (probes, PROBE_COINS)],
+        )?;
         fs::write(self.genesis(), genesis.encode())?;
         for (number, node) in self.nodes.iter().enumerate() {
             fs::write(node.config(), self.config(number, &identities)?)?;
@@ -174,38 +224,71 @@ impl Layout {
     }
 
     fn config(&self, number: usize, identities: &[PublicKey]) -> anyhow::Result<String> {
-        let node = &self.nodes[number];
-        let mut others = Vec::new();
-        for (other, identity) in self.nodes.iter().zip(identities) {
-            if other.peers != node.peers {
-                let peer = libp2p::identity::ed25519::PublicKey::try_from_bytes(&identity.0)?;
-                let peer = libp2p::identity::PublicKey::from(peer).to_peer_id();
-                others.push(format!(
-                    "{:?}",
-                    format!("/ip4/127.0.0.1/tcp/{}/p2p/{peer}", other.peers.port())
-                ));
-            }
-        }
+        let others = (0..self.nodes.len()).filter(|other| *other != number);
+        let bootstrap: Vec<String> = others
+            .map(|other| self.bootstrap(other, &identities[other]))
+            .collect::<anyhow::Result<_>>()?;
         Ok(format!(
-            "data_dir = \"data\"\n\
-             genesis = \"../genesis.bin\"\n\
-             validator_key = \"validator.key\"\n\
-             \n\
-             [network]\n\
-             listen = [\"/ip4/127.0.0.1/tcp/{}\"]\n\
-             bootstrap = [{}]\n\
-             \n\
-             [api]\n\
-             listen = \"{}\"\n\
-             \n\
-             [http]\n\
-             listen = \"{}\"\n",
-            node.peers.port(),
-            others.join(", "),
-            node.api,
-            node.http,
+            "validator_key = \"validator.key\"\n{}",
+            self.nodes[number].settings(&bootstrap)
         ))
     }
+
+    /// Where a validator's peers find it.
+    fn bootstrap(&self, number: usize, identity: &PublicKey) -> anyhow::Result<String> {
+        let address = peer_address(self.nodes[number].peers);
+        Ok(format!("{address}/p2p/{}", peer_id(identity)?))
+    }
+
+    /// The files of a node that is no validator and knows nothing but the genesis and the validators `from`. What an
+    /// earlier one of that number has left behind is taken away.
+    pub(super) fn newcomer(&self, number: usize, from: &[usize], sync: &str) -> anyhow::Result<Newcomer> {
+        let dir = self.dir.join(format!("newcomer{number}"));
+        if dir.exists() {
+            fs::remove_dir_all(&dir).with_context(|| format!("{} cannot be removed", dir.display()))?;
+        }
+        fs::create_dir_all(dir.join("data"))?;
+        let key = KeyFile::generate(KeyKind::Node);
+        key.save(&dir.join("data").join("node.key"))?;
+        let identity = peer_id(&key.public_key())?;
+        let mut addresses = free_addresses(3)?.into_iter();
+        let mut next = || addresses.next().context("too few free ports");
+        let files = NodeFiles {
+            dir,
+            api: next()?,
+            http: next()?,
+            peers: next()?,
+        };
+        let bootstrap: Vec<String> = from
+            .iter()
+            .map(|number| {
+                let key = KeyFile::load(&self.nodes[*number].dir.join("data").join("node.key"), KeyKind::Node)?;
+                self.bootstrap(*number, &key.public_key())
+            })
+            .collect::<anyhow::Result<_>>()?;
+        fs::write(
+            files.config(),
+            format!("{}\n[sync]\n{sync}", files.settings(&bootstrap)),
+        )?;
+        Ok(Newcomer { files, identity })
+    }
+}
+
+/// A node that is no validator.
+pub(super) struct Newcomer {
+    pub(super) files: NodeFiles,
+    /// Who it is among its peers.
+    pub(super) identity: libp2p::PeerId,
+}
+
+fn peer_id(key: &PublicKey) -> anyhow::Result<libp2p::PeerId> {
+    let key = libp2p::identity::ed25519::PublicKey::try_from_bytes(&key.0)?;
+    Ok(libp2p::identity::PublicKey::from(key).to_peer_id())
+}
+
+/// The form in which libp2p wants an address.
+pub(super) fn peer_address(address: SocketAddr) -> String {
+    format!("/ip4/{}/tcp/{}", address.ip(), address.port())
 }
 
 fn node_dir(dir: &Path, number: usize) -> PathBuf {
@@ -213,7 +296,7 @@ fn node_dir(dir: &Path, number: usize) -> PathBuf {
 }
 
 fn genesis(
-    params: &Params,
+    blueprint: &Blueprint,
     keys: &[PublicKey],
     rewards: LockHash,
     purses: &[(LockHash, usize)],
@@ -232,8 +315,8 @@ fn genesis(
     };
     let genesis = Genesis {
         network: NETWORK.to_owned(),
-        time: now(),
-        params: params.clone(),
+        time: Time(now().0.saturating_sub(blueprint.age_ms)),
+        params: blueprint.params.clone(),
         validators: ValidatorSet::new(keys.iter().map(validator).collect())?,
         coins: purses.iter().flat_map(coins).collect(),
     };
@@ -259,11 +342,9 @@ mod tests {
     fn what_is_written_is_what_a_node_reads() {
         let temporary = tempfile::tempdir().expect("a directory");
         let dir = temporary.path().join("net");
-        let params = Params {
-            epoch_length: 10,
-            ..Params::default()
-        };
-        let layout = Layout::open_or_create(&dir, 3, &params).expect("writes");
+        let mut blueprint = Blueprint::of(3);
+        blueprint.params.epoch_length = 10;
+        let layout = Layout::open_or_create(&dir, &blueprint).expect("writes");
         let genesis = node::read_genesis(&layout.genesis()).expect("a valid genesis");
         assert_eq!(
             (
@@ -289,7 +370,7 @@ mod tests {
             let key = KeyFile::load(&key, KeyKind::Validator).expect("a key file");
             assert!(genesis.validators.index_of(&key.public_key()).is_some());
         }
-        let again = Layout::open_or_create(&dir, 7, &params).expect("is there");
+        let again = Layout::open_or_create(&dir, &Blueprint::of(7)).expect("is there");
         assert_eq!(again.nodes.len(), 3, "a network that is there is not changed");
         assert_eq!(again.nodes[2].config(), layout.nodes[2].config());
     }
@@ -298,7 +379,7 @@ mod tests {
     fn a_directory_with_something_else_in_it_is_left_alone() {
         let dir = tempfile::tempdir().expect("a directory");
         fs::write(dir.path().join("thesis.txt"), "x").expect("writes");
-        assert!(Layout::open_or_create(dir.path(), 3, &Params::default()).is_err());
+        assert!(Layout::open_or_create(dir.path(), &Blueprint::of(3)).is_err());
         assert_eq!(fs::read_dir(dir.path()).expect("reads").count(), 1);
     }
 }

@@ -3,12 +3,14 @@
 //! | file | what |
 //! |---|---|
 //! | `layout.rs` | keys, genesis and settings, written to a directory |
+//! | `history.rs` | blocks that the validators might have made before |
 //! | `children.rs` | the validators as processes: started, watched, stopped |
 //! | `screen.rs` | the table |
 //! | `pay.rs` | payments, and what must be true of them |
 //! | `trial/` | payments while validators die and strangers attack, and a verdict |
 
 mod children;
+mod history;
 mod layout;
 mod pay;
 mod screen;
@@ -18,7 +20,7 @@ use super::say;
 use crate::primitives::Params;
 use anyhow::{Context as _, bail};
 use children::Children;
-use layout::Layout;
+use layout::{Blueprint, Layout};
 use std::{
     path::PathBuf,
     time::{Duration, Instant},
@@ -78,13 +80,11 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         Some(dir) => dir.clone(),
         None => std::env::temp_dir().join(format!("timecoin-testnet-{}", std::process::id())),
     };
-    let params = Params {
-        epoch_length: args.epoch_length,
-        ..Params::default()
-    };
-    let layout = Layout::open_or_create(&dir, args.validators, &params)?;
+    let mut blueprint = Blueprint::of(args.validators);
+    blueprint.params.epoch_length = args.epoch_length;
+    let layout = Layout::open_or_create(&dir, &blueprint)?;
     say!("test network of {} validators in {}", layout.nodes.len(), dir.display())?;
-    let mut children = Children::start(&layout, &args.log)?;
+    let mut children = Children::start(&layout, &[], &args.log)?;
     let mut interrupted = std::pin::pin!(stop_signal());
     let outcome = tokio::select! {
         outcome = operate(&args, &layout, &mut children) => outcome,
@@ -107,7 +107,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
 /// Everything between the start of the validators and their stop.
 async fn operate(args: &Args, layout: &Layout, children: &mut Children) -> anyhow::Result<()> {
     let started = Instant::now();
-    await_ready(layout, children).await?;
+    await_ready(layout, &[], children).await?;
     say!(
         "all {} validators are ready after {:.1} s",
         layout.nodes.len(),
@@ -121,10 +121,11 @@ async fn operate(args: &Args, layout: &Layout, children: &mut Children) -> anyho
     screen::watch(layout, children, args.duration.map(Duration::from_secs)).await
 }
 
-async fn await_ready(layout: &Layout, children: &mut Children) -> anyhow::Result<()> {
+/// Waits for all validators but those that are away.
+async fn await_ready(layout: &Layout, away: &[usize], children: &mut Children) -> anyhow::Result<()> {
     let deadline = Instant::now() + READY_WITHIN;
     let clients = layout.clients()?;
-    let mut waiting: Vec<usize> = (0..clients.len()).collect();
+    let mut waiting: Vec<usize> = (0..clients.len()).filter(|number| !away.contains(number)).collect();
     while !waiting.is_empty() {
         children.check()?;
         let mut still = Vec::new();

@@ -188,7 +188,7 @@ async fn await_committed(client: &Client, payments: &[TxId]) -> anyhow::Result<(
 }
 
 /// The height at which all are known to have the same block.
-async fn same_chain(clients: &[Client]) -> anyhow::Result<u64> {
+pub(super) async fn same_chain(clients: &[Client]) -> anyhow::Result<u64> {
     let mut lowest = u64::MAX;
     for client in clients {
         lowest = lowest.min(client.status().await?.height);

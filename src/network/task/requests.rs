@@ -163,7 +163,13 @@ impl Task {
     pub(super) fn on_response(&mut self, asked: Asked, frame: Frame) {
         let peer = asked.number;
         match frame {
-            Frame::Payload(payload) => self.finish(asked, Ok(payload)),
+            Frame::Payload(payload) => {
+                // The codec has looked at it already.
+                if let Ok(kind) = Kind::of(Channel::Answer, &payload, payload.len()) {
+                    self.stats.answer_bytes.of(kind).add(payload.len() as u64);
+                }
+                self.finish(asked, Ok(payload));
+            }
             Frame::Refused(refusal) => self.finish(asked, Err(RequestError::Refused(refusal))),
             Frame::Bad(error) => {
                 self.finish(asked, Err(RequestError::Broken(error.clone())));

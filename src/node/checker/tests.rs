@@ -58,6 +58,7 @@ impl Bench {
             jobs: Arc::new(Jobs::new(max, 1 << 20)),
             inbox: Arc::new(Inbox::new(1_000)),
             commands: network.commands.clone(),
+            peers: network.peers.clone(),
             served: blocks,
             meters: Prepared::new().expect("meters").meters,
         };

@@ -138,9 +138,14 @@ impl IntoF64 for f64 {
     }
 }
 
+/// Of all types that have a rate: all but the answers.
 fn by_type(counters: &PerKind) -> Values {
-    let rated = Kind::all().filter(|kind| kind.rate().is_some());
-    rated
+    of_types(counters, |kind| kind.rate().is_some())
+}
+
+fn of_types(counters: &PerKind, wanted: impl Fn(&Kind) -> bool) -> Values {
+    Kind::all()
+        .filter(wanted)
         .map(|kind| (kind.name(), counters.of(kind).get().into_f64()))
         .collect()
 }
@@ -299,6 +304,12 @@ pub(super) const COUNTERS: &[Row] = &[
         "type",
         "Own messages held back because peers would not take them so fast.",
         |s| by_type(&s.network.limited_out),
+    ),
+    labelled(
+        "timecoin_answer_bytes_total",
+        "type",
+        "Bytes of the answers to own questions, decompressed.",
+        |s| of_types(&s.network.answer_bytes, |kind| kind.rate().is_none()),
     ),
     labelled(
         "timecoin_network_total",

@@ -3,7 +3,8 @@
 use super::{Answer, Asked, Stage, StateSync, Wants};
 use crate::{
     ledger::{Content, StateStep},
-    primitives::{BlockId, CommittedBlock, Height, PeerId, Request, Time, TxId, limits::MAX_BLOCKS_PER_REQUEST},
+    primitives::{BlockId, CommittedBlock, Height, PeerId, Request, Time, TxId},
+    sync::window::WindowSize,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,6 +26,7 @@ enum Window {
 #[derive(Debug)]
 pub(super) struct Windows {
     windows: BTreeMap<Height, (u32, Window)>,
+    size: WindowSize,
     /// The first height that is in none.
     next: Height,
     /// Who does not keep the next block any more.
@@ -32,9 +34,10 @@ pub(super) struct Windows {
 }
 
 impl Windows {
-    pub(super) const fn new(next: Height) -> Self {
+    pub(super) fn new(next: Height) -> Self {
         Self {
             windows: BTreeMap::new(),
+            size: WindowSize::default(),
             next,
             pruned: BTreeSet::new(),
         }
@@ -48,7 +51,7 @@ impl Windows {
     /// Opens as many windows as there may be, up to `last`.
     fn open(&mut self, last: Height) {
         while self.windows.len() < WINDOWS && self.next <= last {
-            let count = (last.0 - self.next.0 + 1).min(u64::from(MAX_BLOCKS_PER_REQUEST));
+            let count = (last.0 - self.next.0 + 1).min(self.size.count());
             self.windows.insert(self.next, (count as u32, Window::Open));
             self.next = Height(self.next.0 + count);
         }
@@ -127,6 +130,7 @@ impl StateSync {
         let Some((count, window)) = self.windows.windows.get_mut(&first) else {
             return;
         };
+        self.windows.size.learn(&blocks);
         let came = (blocks.len() as u32).min(*count);
         let missing = *count - came;
         (*count, *window) = (came, Window::Here(from, blocks));

@@ -11,7 +11,7 @@ use crate::{
     },
     primitives::{CoinPage, Height, OutPoint, PeerId, Request, Time, limits::MAX_UTXOS_PER_PAGE},
 };
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 /// Buckets that are read one after the other by one peer, at most.
 const RUN: u16 = 16;
@@ -78,6 +78,7 @@ impl StateSync {
             return;
         }
         let base = self.progress.base.map(|(base, _)| base).unwrap_or_default();
+        let suspects = self.suspects();
         let mut asked = self.runs.iter().filter(|run| run.asked).count();
         for index in 0..self.runs.len() {
             if asked >= PAGES_AT_ONCE {
@@ -91,14 +92,16 @@ impl StateSync {
             // The same peer goes on if it can, so that each bucket is one peer's.
             let before = run
                 .peer
+                .filter(|peer| !suspects.contains(peer))
                 .filter(|peer| self.peers.honest_at(base).any(|other| other == *peer));
             let peer = match before {
                 Some(peer) => self.peers.pick(now, base, |other| other != peer),
                 None if self.is_alone(first) => self.peers.pick(now, base, |_| false),
                 None => {
                     let swollen = self.swollen.get(&first);
-                    let unwanted = |peer| swollen.is_some_and(|by| by.iter().any(|(other, _)| *other == peer));
-                    self.peers.pick(now, base, unwanted)
+                    let sent = |peer| swollen.is_some_and(|by| by.iter().any(|(other, _)| *other == peer));
+                    self.peers
+                        .pick(now, base, |peer| sent(peer) || suspects.contains(&peer))
                 }
             };
             let Some(peer) = peer else { continue };
@@ -173,6 +176,16 @@ impl StateSync {
             },
             wants,
         );
+    }
+
+    /// Those who sent more coins of some bucket than seemed likely, until the bucket is judged: as long as there is
+    /// anybody else, they are asked for no other one, or each bucket would grow as far before it is doubted.
+    fn suspects(&self) -> BTreeSet<PeerId> {
+        let suspects: BTreeSet<PeerId> = self.swollen.values().flatten().map(|(peer, _)| *peer).collect();
+        match self.peers.honest_at(Height(0)).all(|peer| suspects.contains(&peer)) {
+            true => BTreeSet::new(),
+            false => suspects,
+        }
     }
 
     /// Whether nobody is left who has not sent too many coins of a bucket.

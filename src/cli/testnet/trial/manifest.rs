@@ -1,6 +1,16 @@
 //! What a trial is made of: a TOML file.
 
-use crate::cli::load::Offer;
+use super::liar::Lie;
+use crate::{
+    cli::{
+        load::Offer,
+        testnet::{
+            history::{self, History},
+            layout::Blueprint,
+        },
+    },
+    primitives::Params,
+};
 use anyhow::{Context as _, ensure};
 use serde::Deserialize;
 use std::path::Path;
@@ -14,8 +24,18 @@ pub(super) struct Manifest {
     /// How many validators.
     #[serde(default = "four")]
     pub(super) validators: u32,
+    /// Blocks in an epoch; without it, as many as usual.
+    pub(super) epoch_length: Option<u64>,
+    /// What the chain was before.
+    pub(super) history: Option<History>,
     /// What is paid all the while.
     pub(super) load: Offer,
+    /// Nodes that begin with nothing, one after the other.
+    #[serde(default, rename = "newcomer")]
+    pub(super) newcomers: Vec<Newcomer>,
+    /// Validators that were away for the last blocks of the history.
+    #[serde(default)]
+    pub(super) away: Vec<Away>,
     /// What happens to validators.
     #[serde(default, rename = "fault")]
     pub(super) faults: Vec<Fault>,
@@ -29,6 +49,62 @@ pub(super) struct Manifest {
 
 const fn four() -> u32 {
     4
+}
+
+/// A validator whose store ends some blocks before the others', and that comes back.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Away {
+    /// Its number.
+    pub(super) validator: usize,
+    /// Blocks of the history that it lacks.
+    pub(super) blocks: u64,
+    /// It is started so many seconds after the first payment is due.
+    pub(super) at: f64,
+}
+
+/// A node that begins with nothing but the genesis. All of it must be while payments go on.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Newcomer {
+    /// What it fetches.
+    pub(super) sync: Way,
+    /// Numbers of the validators that it knows; without it, all.
+    #[serde(default)]
+    pub(super) from: Vec<usize>,
+    /// A peer beside them lies to it about this.
+    pub(super) lie: Option<Lie>,
+    /// It is killed so many times on the way, and started again at once.
+    #[serde(default)]
+    pub(super) kill: u32,
+    /// Seconds from its start until it is live.
+    pub(super) live_within: Option<f64>,
+    /// Its memory, at any moment.
+    pub(super) resident_mb: Option<u64>,
+    /// How much of what it fetched it may fetch again for having been killed, as a part of what an earlier newcomer
+    /// fetched that was not.
+    pub(super) refetched: Option<f64>,
+    /// Payments of blocks applied in a second, over the whole time, at least.
+    pub(super) payments_per_second: Option<f64>,
+}
+
+/// What a newcomer fetches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Way {
+    /// The coins, and the blocks since the last epoch.
+    State,
+    /// The whole history.
+    Blocks,
+}
+
+impl Way {
+    pub(super) const fn text(self) -> &'static str {
+        match self {
+            Self::State => "the state",
+            Self::Blocks => "all blocks",
+        }
+    }
 }
 
 /// Validators die and come back.
@@ -119,7 +195,82 @@ impl Manifest {
         Ok(manifest)
     }
 
+    /// The network that it needs.
+    pub(super) fn blueprint(&self) -> Blueprint {
+        let mut blueprint = Blueprint::of(self.validators);
+        if let Some(length) = self.epoch_length {
+            blueprint.params.epoch_length = length;
+        }
+        let blocks = self.history.as_ref().map_or(0, |history| history.blocks);
+        blueprint.age_ms = blocks * blueprint.params.block_interval_ms;
+        blueprint
+    }
+
+    /// Who was away in the history.
+    pub(super) fn absences(&self) -> Vec<history::Away> {
+        let absence = |away: &Away| history::Away {
+            validator: away.validator,
+            blocks: away.blocks,
+        };
+        self.away.iter().map(absence).collect()
+    }
+
+    fn check_history(&self) -> anyhow::Result<()> {
+        let history = self.history.as_ref();
+        if let Some(history) = history {
+            let most = Params::default().max_block_transactions as usize / 4;
+            ensure!(
+                history.blocks > 0 && (1..=most).contains(&history.payments),
+                "history: expected at least 1 block, and 1 to {most} payments in each"
+            );
+        }
+        for away in &self.away {
+            let blocks = history.map_or(0, |history| history.blocks);
+            ensure!(
+                away.validator < self.validators as usize && (1..=blocks).contains(&away.blocks),
+                "away: validator {} and {} blocks: expected a validator's number, 0 to {}, and 1 to {blocks} blocks of the \
+                 history",
+                away.validator,
+                away.blocks,
+                self.validators - 1
+            );
+            ensure!(
+                away.at >= 0.0 && away.at < self.load.duration,
+                "away.at: expected seconds within the load of {} s",
+                self.load.duration
+            );
+        }
+        let mut absent: Vec<usize> = self.away.iter().map(|away| away.validator).collect();
+        absent.sort_unstable();
+        absent.dedup();
+        ensure!(
+            absent.len() == self.away.len() && 3 * absent.len() < self.validators as usize,
+            "away {absent:?}: expected each validator once, and fewer than a third of them"
+        );
+        Ok(())
+    }
+
+    fn check_newcomers(&self) -> anyhow::Result<()> {
+        for (number, newcomer) in self.newcomers.iter().enumerate() {
+            ensure!(
+                newcomer.from.iter().all(|from| *from < self.validators as usize),
+                "newcomer.from {:?}: expected numbers of validators, 0 to {}",
+                newcomer.from,
+                self.validators - 1
+            );
+            let whole = |other: &Newcomer| other.sync == newcomer.sync && other.kill == 0;
+            ensure!(
+                newcomer.refetched.is_none() || self.newcomers[..number].iter().any(whole),
+                "newcomer.refetched: expected a newcomer before this one that fetches the same and is not killed, to \
+                 compare with"
+            );
+        }
+        Ok(())
+    }
+
     fn check(&self) -> anyhow::Result<()> {
+        self.check_history()?;
+        self.check_newcomers()?;
         let end = self.load.duration;
         let known = |numbers: &[usize]| numbers.iter().all(|number| *number < self.validators as usize);
         ensure!(
@@ -172,6 +323,8 @@ impl Manifest {
                 schedule.push((at + fault.down, false, fault.kill.clone()));
             }
         }
+        let returns = self.away.iter().map(|away| (away.at, false, vec![away.validator]));
+        schedule.extend(returns);
         schedule.sort_by(|a, b| a.0.total_cmp(&b.0));
         schedule
     }
@@ -232,6 +385,19 @@ mod tests {
                 "attack.to [9]",
             ),
             ("[expect]\np98_ms = 1", "p98_ms"),
+            ("[history]\nblocks = 0\npayments = 9", "at least 1 block"),
+            ("[history]\nblocks = 9\npayments = 5_001", "1 to 5000 payments"),
+            ("[[away]]\nvalidator = 1\nblocks = 5\nat = 1", "1 to 0 blocks"),
+            (
+                "[history]\nblocks = 9\npayments = 1\n[[away]]\nvalidator = 4\nblocks = 5\nat = 1",
+                "0 to 3",
+            ),
+            ("[[newcomer]]\nsync = 'state'\nfrom = [7]", "newcomer.from [7]"),
+            (
+                "[[newcomer]]\nsync = 'state'\nkill = 1\nrefetched = 0.1",
+                "to compare with",
+            ),
+            ("[[newcomer]]\nsync = 'both'", "both"),
         ] {
             let error = format!("{:#}", manifest(text).expect_err(text));
             assert!(error.contains(part), "{text}: {error}");

@@ -5,18 +5,21 @@
 //! | `manifest.rs` | the file: load, faults, attacks, what must be true |
 //! | `keeper.rs` | kills validators and starts them again, and watches them |
 //! | `attack.rs` | a hostile peer |
+//! | `newcomer.rs` | nodes that begin with nothing |
+//! | `liar.rs` | a peer that lies to them |
 
 mod attack;
 mod keeper;
+mod liar;
 mod manifest;
+mod newcomer;
 
-use super::{Children, Layout, await_ready, pay};
+use super::{Children, Layout, await_ready, history, pay};
 use crate::{
     cli::{
         load::{self, Target, report::Report},
         say,
     },
-    primitives::Params,
     wallet::Wallet,
 };
 use anyhow::{Context as _, ensure};
@@ -58,11 +61,19 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         Some(dir) => dir.clone(),
         None => std::env::temp_dir().join(format!("timecoin-trial-{}", std::process::id())),
     };
-    let layout = Layout::open_or_create(&dir, manifest.validators, &Params::default())?;
-    let mut children = Children::start(&layout, &args.log)?;
+    let layout = Layout::open_or_create(&dir, &manifest.blueprint())?;
+    if let Some(history) = &manifest.history {
+        let started = Instant::now();
+        say!("history    {} blocks of {} payments", history.blocks, history.payments)?;
+        // Nothing else runs yet.
+        history::forge(&layout, history, &manifest.absences())?;
+        say!("           is there after {:.1} s", started.elapsed().as_secs_f64())?;
+    }
+    let away: Vec<usize> = manifest.away.iter().map(|away| away.validator).collect();
+    let mut children = Children::start(&layout, &away, &args.log)?;
     let outcome = async {
-        await_ready(&layout, &mut children).await?;
-        let verdict = try_it(&manifest, &layout, &mut children).await;
+        await_ready(&layout, &away, &mut children).await?;
+        let verdict = try_it(&manifest, &layout, &mut children, &args.log).await;
         if verdict.is_err() {
             tell_of_metrics(&layout).await?;
         }
@@ -81,14 +92,17 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     result
 }
 
-async fn try_it(manifest: &Manifest, layout: &Layout, children: &mut Children) -> anyhow::Result<()> {
-    let nodes: Vec<String> = layout.nodes.iter().map(|node| node.api.to_string()).collect();
+async fn try_it(manifest: &Manifest, layout: &Layout, children: &mut Children, log: &str) -> anyhow::Result<()> {
+    let away = |number: &usize| manifest.away.iter().any(|away| away.validator == *number);
+    let present = layout.nodes.iter().enumerate().filter(|(number, _)| !away(number));
+    let nodes: Vec<String> = present.map(|(_, node)| node.api.to_string()).collect();
     let target = Target::connect(&nodes).await?;
     let wallet = Wallet::open(&layout.faucet())?;
     let prepared = |attack| (attack, Ammunition::new(attack, target.chain));
     let armed: Vec<(&Attack, Ammunition)> = manifest.attacks.iter().map(prepared).collect();
     let (started, start) = oneshot::channel();
     let (done, finished) = watch::channel(false);
+    let load_over = finished.clone();
     let paying = async {
         let report = load::measure(&target, &wallet, &manifest.load, Some(started)).await;
         // Nobody listens when the keeper has failed.
@@ -97,15 +111,23 @@ async fn try_it(manifest: &Manifest, layout: &Layout, children: &mut Children) -
     };
     let trouble = async {
         let Ok(start) = start.await else {
-            return Ok((Watched::default(), vec![])); // the load did not begin, and says why
+            return Ok((Watched::default(), vec![], vec![])); // the load did not begin, and says why
         };
         let attacks = armed
             .into_iter()
             .map(|(attack, ammunition)| attack_at(start, attack, ammunition, layout, &target));
         let keeping = keeper::keep(start, manifest, layout, children, finished);
-        tokio::try_join!(keeping, futures::future::try_join_all(attacks))
+        let arriving = async {
+            let arrivals = newcomer::all(&manifest.newcomers, layout, target.chain, log).await?;
+            ensure!(
+                arrivals.is_empty() || !*load_over.borrow(),
+                "the payments ended before all newcomers were live: make the load longer"
+            );
+            Ok(arrivals)
+        };
+        tokio::try_join!(keeping, futures::future::try_join_all(attacks), arriving)
     };
-    let (report, (watched, attacks)) = tokio::try_join!(paying, trouble)?;
+    let (report, (watched, attacks, _)) = tokio::try_join!(paying, trouble)?;
     report.print()?;
     say!()?;
     for attack in &attacks {
@@ -148,7 +170,7 @@ async fn judge(manifest: &Manifest, layout: &Layout, report: &Report, watched: &
     if !watched.returns.is_empty() {
         let slowest = watched.returns.iter().copied().fold(0.0, f64::max);
         say!(
-            "return     {} starts after a kill; each voted again within {slowest:.2} s",
+            "return     {} starts of validators that were down; each voted again within {slowest:.2} s",
             watched.returns.len()
         )?;
         let most = expect.votes_again_seconds.unwrap_or(f64::INFINITY);

@@ -510,3 +510,94 @@ fn translate(answer: Option<Answer>) -> coins::Answer {
         _ => coins::Answer::Nothing,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        pool,
+        primitives::{Genesis, LockHash, Params, SecretKey, Status, Validator, ValidatorSet, message::Electorate},
+        store::{ledger_store::LedgerStore, memory::MemoryBackend},
+    };
+
+    /// A node that is no validator, with nothing but the genesis.
+    fn newcomer() -> (Core, LedgerStore) {
+        let validator = Validator {
+            public_key: SecretKey::from_seed([1; 32]).public(),
+            power: 1,
+            payout: LockHash([9; 32]),
+        };
+        let genesis = Genesis {
+            network: "ltime".into(),
+            time: Time(1_000),
+            params: Params::default(),
+            validators: ValidatorSet::new(vec![validator]).expect("one validator"),
+            coins: vec![],
+        };
+        let store = LedgerStore::open(Arc::new(MemoryBackend::new()), &genesis).expect("opens");
+        let set = Arc::new(genesis.validators.clone());
+        let setup = Setup {
+            electorate: Electorate::new(genesis.chain_id(), genesis.params.epoch_length, set),
+            genesis: Arc::new(genesis),
+            own: None,
+            pool: pool::Config::default(),
+            seed: 1,
+        };
+        let records = Records::Kept(vec![]);
+        let (core, _) = Core::open(setup, sync::Config::default(), &store, records, Time(1_000)).expect("opens");
+        (core, store)
+    }
+
+    /// Heights at which blocks are asked for, and how many.
+    fn asked(core: &mut Core, store: &LedgerStore, now: u64, input: Input) -> Vec<(u64, u32)> {
+        let mut effects = Effects::default();
+        core.handle(Time(now), store, input, &mut effects).expect("readable");
+        let blocks = |send: &Send| match send {
+            Send::Ask {
+                request: Request::Blocks { from, max_count },
+                ..
+            } => Some((from.0, *max_count)),
+            _ => None,
+        };
+        effects.send.iter().filter_map(blocks).collect()
+    }
+
+    fn status(peer: PeerId, height: u64) -> Input {
+        let status = Status {
+            height: Height(height),
+            ..Status::default()
+        };
+        Input::Gossip {
+            from: peer,
+            id: GossipId(height),
+            message: Message::Status(status),
+        }
+    }
+
+    #[test]
+    fn claims_that_nobody_proves_hold_blocks_back_for_a_while_in_all() {
+        let (mut core, store) = newcomer();
+        let honest = PeerId(1_000);
+        assert!(asked(&mut core, &store, 1_000, Input::PeerUp(honest)).is_empty());
+        let mut first = None;
+        // One identity after the other claims what it does not show.
+        for number in 0..12 {
+            let (now, liar) = (2_000 + 5_000 * number, PeerId(number));
+            asked(&mut core, &store, now, Input::PeerUp(liar));
+            let mut requests = asked(&mut core, &store, now, status(liar, 1_000_000 + number));
+            requests.extend(asked(&mut core, &store, now + 100, status(honest, 500)));
+            assert!(
+                requests.contains(&(1_000_000 + number, 1)),
+                "it may still prove what it claims: {requests:?}"
+            );
+            if requests.iter().any(|(from, _)| *from == 1) {
+                first = first.or(Some(now));
+            }
+        }
+        assert_eq!(
+            first,
+            Some(2_000 + MAX_HOLD_MS),
+            "then the history is fetched all the same"
+        );
+    }
+}

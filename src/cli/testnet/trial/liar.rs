@@ -12,10 +12,13 @@ use crate::{
 use anyhow::Context as _;
 use serde::Deserialize;
 use std::{collections::HashMap, time::Duration};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 /// How often it says where it stands.
 const STATUS: Duration = Duration::from_millis(500);
+/// It tries to reach the newcomer at least so often, in milliseconds.
+const REDIAL_MS: u64 = 250;
 /// Bytes of nothing: as many as an answer may have.
 const NOTHING: usize = 9_900_000;
 /// How far ahead of the truth stale pages claim to be.
@@ -190,12 +193,19 @@ pub(super) struct Told {
     pub(super) identity: String,
 }
 
-/// Lies until cancelled.
-pub(super) async fn run(lie: Lie, place: Place, cancel: CancellationToken) -> anyhow::Result<Told> {
+/// Lies until cancelled. `ready` is told when it knows the truth: a newcomer that starts then meets it in time.
+pub(super) async fn run(
+    lie: Lie,
+    place: Place,
+    ready: oneshot::Sender<()>,
+    cancel: CancellationToken,
+) -> anyhow::Result<Told> {
     let config = network::Config {
         listen: vec![],
         bootstrap: vec![place.newcomer.1.parse()?, place.source.parse()?],
         target_peers: 0,
+        redial_min_ms: REDIAL_MS,
+        redial_max_ms: REDIAL_MS,
         ..network::Config::default()
     };
     let mut identity = [0; 32];
@@ -210,6 +220,7 @@ pub(super) async fn run(lie: Lie, place: Place, cancel: CancellationToken) -> an
         truth: None,
         questions: HashMap::new(),
         height: Height(0),
+        ready: Some(ready),
         lies: 0,
     };
     liar.speak(&cancel).await;
@@ -230,6 +241,7 @@ struct Liar {
     questions: HashMap<RequestId, (Ticket, Option<Request>)>,
     /// What the honest peer claims.
     height: Height,
+    ready: Option<oneshot::Sender<()>>,
     lies: u64,
 }
 
@@ -265,12 +277,17 @@ impl Liar {
             Event::PeerUp { peer, .. } if self.network.peers.identity(peer) != Some(self.newcomer) => {
                 self.truth = Some(peer);
             }
+            Event::PeerUp { .. } => self.claim(),
             Event::Gossip { from, id, payload, .. } => {
                 self.network.commands.verdict(id, network::Verdict::Ignore);
                 if Some(from) == self.truth
                     && let Ok(Gossip::Status(status)) = Gossip::decode(&payload)
                 {
                     self.height = self.height.max(status.height);
+                    if let Some(ready) = self.ready.take() {
+                        // Whoever does not wait any more has its own reasons.
+                        let _ = ready.send(());
+                    }
                 }
             }
             Event::Request { ticket, payload, .. } => {

@@ -94,8 +94,11 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
 
 async fn try_it(manifest: &Manifest, layout: &Layout, children: &mut Children, log: &str) -> anyhow::Result<()> {
     let away = |number: &usize| manifest.away.iter().any(|away| away.validator == *number);
-    let present = layout.nodes.iter().enumerate().filter(|(number, _)| !away(number));
-    let nodes: Vec<String> = present.map(|(_, node)| node.api.to_string()).collect();
+    let present: Vec<usize> = (0..layout.nodes.len()).filter(|number| !away(number)).collect();
+    let nodes: Vec<String> = present
+        .iter()
+        .map(|number| layout.nodes[*number].api.to_string())
+        .collect();
     let target = Target::connect(&nodes).await?;
     let wallet = Wallet::open(&layout.faucet())?;
     let prepared = |attack| (attack, Ammunition::new(attack, target.chain));
@@ -118,7 +121,7 @@ async fn try_it(manifest: &Manifest, layout: &Layout, children: &mut Children, l
             .map(|(attack, ammunition)| attack_at(start, attack, ammunition, layout, &target));
         let keeping = keeper::keep(start, manifest, layout, children, finished);
         let arriving = async {
-            let arrivals = newcomer::all(&manifest.newcomers, layout, target.chain, log).await?;
+            let arrivals = newcomer::all(&manifest.newcomers, &present, layout, target.chain, log).await?;
             ensure!(
                 arrivals.is_empty() || !*load_over.borrow(),
                 "the payments ended before all newcomers were live: make the load longer"

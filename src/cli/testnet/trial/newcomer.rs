@@ -20,10 +20,13 @@ use crate::{
 };
 use anyhow::{Context as _, bail, ensure};
 use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(50);
+/// How long the liar may take to hear where the chain stands.
+const LIAR_WITHIN: Duration = Duration::from_secs(15);
 /// One that has not arrived by then never will.
 const PATIENCE: Duration = Duration::from_secs(600);
 /// With fewer blocks behind than this, the history is fetched in any case: trials may be small.
@@ -96,16 +99,18 @@ impl Seen {
     }
 }
 
-/// Starts the newcomers one after the other and waits for each to arrive.
+/// Starts the newcomers one after the other and waits for each to arrive. `present`: validators that are there all the
+/// while.
 pub(super) async fn all(
     newcomers: &[Newcomer],
+    present: &[usize],
     layout: &Layout,
     chain: ChainId,
     log: &str,
 ) -> anyhow::Result<Vec<Arrival>> {
     let mut arrivals = Vec::new();
     for (number, newcomer) in newcomers.iter().enumerate() {
-        let arrival = arrive(number, newcomer, layout, chain, log)
+        let arrival = arrive(number, newcomer, present, layout, chain, log)
             .await
             .with_context(|| format!("newcomer {number}"))?;
         judge(newcomer, &arrival, &arrivals).with_context(|| format!("newcomer {number}"))?;
@@ -117,29 +122,34 @@ pub(super) async fn all(
 async fn arrive(
     number: usize,
     newcomer: &Newcomer,
+    present: &[usize],
     layout: &Layout,
     chain: ChainId,
     log: &str,
 ) -> anyhow::Result<Arrival> {
-    let from: Vec<usize> = match newcomer.from.as_slice() {
-        [] => (0..layout.nodes.len()).collect(),
-        some => some.to_vec(),
+    let from = match newcomer.from.as_slice() {
+        [] => present,
+        some => some,
     };
     let sync = match newcomer.sync {
         Way::State => format!("mode = \"auto\"\nbehind_blocks = {BEHIND_BLOCKS}\n"),
         Way::Blocks => "mode = \"blocks\"\n".to_owned(),
     };
-    let node = layout.newcomer(number, &from, &sync)?;
+    let node = layout.newcomer(number, from, &sync)?;
     let mut children = Children::of([(format!("newcomer {number}"), &node.files)], log)?;
     let liar_gone = CancellationToken::new();
-    let lying = newcomer.lie.map(|lie| {
+    let mut lying = None;
+    if let Some(lie) = newcomer.lie {
         let place = liar::Place {
             newcomer: (node.identity, layout::peer_address(node.files.peers)),
             source: layout::peer_address(layout.nodes[from[0]].peers),
             chain,
         };
-        tokio::spawn(liar::run(lie, place, liar_gone.clone()))
-    });
+        let (ready, is_ready) = oneshot::channel();
+        lying = Some(tokio::spawn(liar::run(lie, place, ready, liar_gone.clone())));
+        let waited = tokio::time::timeout(LIAR_WITHIN, is_ready).await;
+        waited.context("the liar heard nothing from an honest peer")??;
+    }
     say!(
         "           newcomer {number} starts with nothing, to fetch {}{}",
         newcomer.sync.text(),
@@ -168,10 +178,12 @@ async fn arrive(
             arrival.accusations.join("; ")
         );
     }
-    let mut clients = layout.clients()?;
-    clients.push(Client::lazy(&node.files.api.to_string())?);
+    let mut clients = vec![Client::lazy(&node.files.api.to_string())?];
+    for number in from {
+        clients.push(Client::lazy(&layout.nodes[*number].api.to_string())?);
+    }
     let height = pay::same_chain(&clients).await?;
-    say!("           newcomer {number} has the same block as all validators at height {height}")?;
+    say!("           newcomer {number} has the same block as validators {from:?} at height {height}")?;
     children.stop().await?;
     tell(&arrival)?;
     Ok(arrival)

@@ -583,8 +583,8 @@ mod tests {
         // One identity after the other claims what it does not show.
         for number in 0..12 {
             let (now, liar) = (2_000 + 5_000 * number, PeerId(number));
-            asked(&mut core, &store, now, Input::PeerUp(liar));
-            let mut requests = asked(&mut core, &store, now, status(liar, 1_000_000 + number));
+            let mut requests = asked(&mut core, &store, now, Input::PeerUp(liar));
+            requests.extend(asked(&mut core, &store, now, status(liar, 1_000_000 + number)));
             requests.extend(asked(&mut core, &store, now + 100, status(honest, 500)));
             assert!(
                 requests.contains(&(1_000_000 + number, 1)),

@@ -167,7 +167,7 @@ impl StateSync {
                 .transactions
                 .iter()
                 .map(|transaction| transaction.inputs().len() as u64);
-            self.spent += inputs.sum::<u64>();
+            self.spent.insert(header.height, inputs.sum());
             let txids = content
                 .transactions
                 .iter()

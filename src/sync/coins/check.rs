@@ -1,15 +1,15 @@
 //! Bucket against digest; and the end.
 
-use super::{Goal, Source, Stage, StateSync, Wants, replay::stored};
+use super::{Goal, Source, Stage, StateSync, Swollen, Wants, replay::stored};
 use crate::{
     ledger::{
         LtHash, StateStep, StateView, StateWrite, Tip, UTXO_BUCKETS, ViewError,
         commitment::{bucket_of, bucket_start},
         reward::issuance,
     },
-    primitives::{Amount, Coin, Height, OutPoint},
+    primitives::{Amount, Coin, Height, OutPoint, PeerId},
 };
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 /// Coins that one step looks at.
 const COINS_AT_ONCE: usize = 10_000;
@@ -30,6 +30,8 @@ pub(super) struct Check {
     /// Of the buckets that hold coins.
     states: Vec<(u16, Vec<u8>)>,
     bad: Vec<u16>,
+    /// Bad buckets by whoever sent all of their coins: how many, and what is wrong with the first.
+    liars: BTreeMap<PeerId, (usize, String)>,
 }
 
 impl Check {
@@ -44,6 +46,7 @@ impl Check {
             sum: 0,
             states: Vec::new(),
             bad: Vec::new(),
+            liars: BTreeMap::new(),
         }
     }
 
@@ -97,6 +100,13 @@ impl StateSync {
             return self.finish(view, &check, wants);
         }
         self.bad_buckets += check.bad.len() as u64;
+        for (peer, (count, first)) in std::mem::take(&mut check.liars) {
+            let others = match count {
+                1 => String::new(),
+                _ => format!("; so it is with {} other buckets", count - 1),
+            };
+            self.blame(peer, format!("{first}{others}"), wants);
+        }
         Ok(Stage::Clear(check.bad.into()))
     }
 
@@ -108,8 +118,9 @@ impl StateSync {
         let (found, expected) = (state.digest(), check.goal.digests[usize::from(bucket)]);
         if found == expected || planted!(BucketsUnchecked) {
             check.states.extend((coins > 0).then(|| (bucket, state.to_bytes())));
-            for (peer, sent) in self.swollen.remove(&bucket).unwrap_or_default() {
-                if sent > coins + self.spent {
+            for Swollen { peer, sent, height } in self.swollen.remove(&bucket).unwrap_or_default() {
+                let spent = self.spent_between(height, check.goal.height);
+                if spent.is_some_and(|spent| sent > coins + spent) {
                     self.blame(
                         peer,
                         format!("it sent {sent} coins of bucket {bucket}, which has {coins}"),
@@ -124,9 +135,21 @@ impl StateSync {
         let why =
             format!("the coins of bucket {bucket} have the digest {found} after block {height}, expected {expected}");
         match self.sources[usize::from(bucket)] {
-            Source::One(peer) => self.blame(peer, why, wants),
+            Source::One(peer) => check.liars.entry(peer).or_insert((0, why)).0 += 1,
             Source::None | Source::Many => wants.notes.push(format!("{why}; several peers sent them")),
         }
+    }
+
+    /// Coins spent by the blocks after `low`, up to `high`; no bucket can have lost more. `None`: some of them were stored
+    /// before this process began, and were not counted.
+    fn spent_between(&self, low: Height, high: Height) -> Option<u64> {
+        let counted = low.next() >= self.counted_from;
+        counted.then(|| {
+            self.spent
+                .range(low.next()..=high.max(low.next()))
+                .map(|(_, spent)| spent)
+                .sum()
+        })
     }
 
     /// All is well: the state becomes the committed one.

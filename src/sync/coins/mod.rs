@@ -131,7 +131,7 @@ impl Rules {
 }
 
 /// Coins that a bucket may have before it must be confirmed.
-pub const BUCKET_COINS: u64 = 1 << 17;
+pub const BUCKET_COINS: u64 = 1 << 15;
 
 /// An answer, its signatures checked.
 #[derive(Debug)]
@@ -242,13 +242,26 @@ pub struct StateSync {
     sources: Vec<Source>,
     /// By bucket: coins that came since it was begun.
     counts: Vec<u64>,
-    /// By bucket: peers that sent more than seemed likely, and how many coins.
-    swollen: BTreeMap<u16, Vec<(PeerId, u64)>>,
+    /// By bucket: what seemed too much.
+    swollen: BTreeMap<u16, Vec<Swollen>>,
     windows: Windows,
     stage: Stage,
     bad_buckets: u64,
-    /// Inputs of all blocks that were stored since this process began: a bucket cannot have lost more coins.
-    spent: u64,
+    /// Inputs of each block that was stored since this process began.
+    spent: BTreeMap<Height, u64>,
+    /// The first block that was.
+    counted_from: Height,
+}
+
+/// More coins of a bucket than seemed likely.
+#[derive(Clone, Copy, Debug)]
+struct Swollen {
+    /// Who sent them.
+    peer: PeerId,
+    /// How many.
+    sent: u64,
+    /// The lowest height that they were said to be of.
+    height: Height,
 }
 
 impl StateSync {
@@ -270,6 +283,7 @@ impl StateSync {
             counts: vec![0; progress.buckets.len()],
             swollen: BTreeMap::new(),
             windows: Windows::new(progress.next_block()),
+            counted_from: progress.next_block(),
             rules,
             progress,
             peers: Peers::default(),
@@ -280,7 +294,7 @@ impl StateSync {
             shown: BTreeSet::new(),
             stage: Stage::Fetch,
             bad_buckets: 0,
-            spent: 0,
+            spent: BTreeMap::new(),
         }
     }
 
@@ -504,6 +518,7 @@ impl StateSync {
         self.progress.base = Some(base);
         self.progress.last_id = base.1;
         self.windows = Windows::new(self.progress.next_block());
+        self.counted_from = self.progress.next_block();
     }
 
     // ---- what is done with it -----------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 //! Pages of coins: runs of buckets, each read from one peer as long as that goes well.
 
 use super::{
-    Asked, MAX_AHEAD, StateSync, Wants, all_buckets,
+    Asked, MAX_AHEAD, StateSync, Swollen, Wants, all_buckets,
     progress::{Bucket, Progress, Stage},
 };
 use crate::{
@@ -99,7 +99,7 @@ impl StateSync {
                 None if self.is_alone(first) => self.peers.pick(now, base, |_| false),
                 None => {
                     let swollen = self.swollen.get(&first);
-                    let sent = |peer| swollen.is_some_and(|by| by.iter().any(|(other, _)| *other == peer));
+                    let sent = |peer| swollen.is_some_and(|by| by.iter().any(|other| other.peer == peer));
                     self.peers
                         .pick(now, base, |peer| sent(peer) || suspects.contains(&peer))
                 }
@@ -181,7 +181,7 @@ impl StateSync {
     /// Those who sent more coins of some bucket than seemed likely, until the bucket is judged: as long as there is
     /// anybody else, they are asked for no other one, or each bucket would grow as far before it is doubted.
     fn suspects(&self) -> BTreeSet<PeerId> {
-        let suspects: BTreeSet<PeerId> = self.swollen.values().flatten().map(|(peer, _)| *peer).collect();
+        let suspects: BTreeSet<PeerId> = self.swollen.values().flatten().map(|swollen| swollen.peer).collect();
         match self.peers.honest_at(Height(0)).all(|peer| suspects.contains(&peer)) {
             true => BTreeSet::new(),
             false => suspects,
@@ -191,7 +191,7 @@ impl StateSync {
     /// Whether nobody is left who has not sent too many coins of a bucket.
     fn is_alone(&self, bucket: u16) -> bool {
         let swollen = self.swollen.get(&bucket);
-        let sent = |peer| swollen.is_some_and(|by| by.iter().any(|(other, _)| *other == peer));
+        let sent = |peer| swollen.is_some_and(|by| by.iter().any(|other| other.peer == peer));
         self.peers.honest_at(Height(0)).all(sent)
     }
 
@@ -217,10 +217,15 @@ impl StateSync {
 
     /// A bucket grows without end: it is thrown away, and somebody else is asked for it.
     fn doubt(&mut self, from: PeerId, bucket: u16, wants: &mut Wants) {
-        let coins = self.counts[usize::from(bucket)];
-        self.swollen.entry(bucket).or_default().push((from, coins));
+        let sent = self.counts[usize::from(bucket)];
+        let swollen = Swollen {
+            peer: from,
+            sent,
+            height: self.progress.buckets[usize::from(bucket)].low,
+        };
+        self.swollen.entry(bucket).or_default().push(swollen);
         wants.notes.push(format!(
-            "{from} sends more than {coins} coins of bucket {bucket}: somebody else is asked"
+            "{from} sends more than {sent} coins of bucket {bucket}: somebody else is asked"
         ));
         // Pages that are under way are still taken; then the stage turns to clearing.
         let doubted = VecDeque::from([bucket]);

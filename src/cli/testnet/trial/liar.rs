@@ -6,6 +6,7 @@ use crate::{
     network::{self, Event, RequestId, Ticket, Topic},
     primitives::{
         Amount, ChainId, Coin, CoinPage, Gossip, Height, LockHash, OutPoint, Output, Request, Response, TxId,
+        limits::MAX_UTXOS_PER_PAGE,
     },
     proto,
 };
@@ -112,6 +113,8 @@ impl Lie {
                 if let Some(invented) = invented.filter(fits) {
                     page.entries.insert(1, invented);
                 }
+                page.more |= page.entries.len() > MAX_UTXOS_PER_PAGE as usize;
+                page.entries.truncate(MAX_UTXOS_PER_PAGE as usize);
             }
             Self::StalePages => page.height = Height(page.height.0 + STALE_BLOCKS),
             _ => {}

@@ -173,8 +173,10 @@ async fn arrive(
     } else {
         arrival.accusations = accusations(&node.files.log())?;
         ensure!(
-            arrival.accusations.is_empty(),
-            "an honest peer is accused: {}",
+            arrival.accusations.is_empty() && arrival.hostile_faults + arrival.careless_faults == 0.0,
+            "an honest peer is accused: {} hostile and {} careless faults were counted; {}",
+            arrival.hostile_faults,
+            arrival.careless_faults,
             arrival.accusations.join("; ")
         );
     }
